@@ -1,0 +1,1 @@
+"""The program: stages that read a config, call `wsi`, and write a run folder."""

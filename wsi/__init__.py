@@ -1,0 +1,30 @@
+"""Whole-slide images to attention-MIL slide classifiers, with intervals a reviewer can trust.
+
+Names are loaded when first used, so `import wsi` costs no heavy library.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_LAZY = {
+    "Config": "wsi.specs",
+    "WsiError": "wsi.errors",
+    "open_slide": "wsi.slides",
+    "open_store": "wsi.bags",
+    "read_cohort": "wsi.cohorts",
+}
+
+__all__ = ["Config", "WsiError", "open_slide", "open_store", "read_cohort"]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'wsi' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

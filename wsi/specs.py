@@ -1,0 +1,206 @@
+"""Every setting of the toolkit: the YAML keys, the `key=value` overrides and the Python API.
+
+The models are frozen and refuse unknown keys. Parameters of an aggregator, objective or tissue
+method are not repeated here: they are the keyword-only arguments of the class or function itself
+(see `wsi.registry`), written as `aggregator: {name: abmil, hidden: 128}`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+MPP_RANGE = (0.05, 20.0)
+"""Believable resolutions in um per pixel; 352.78 is what a 72-dpi default looks like."""
+
+Auto = Literal["auto"]
+Mpp = Annotated[float, Field(ge=MPP_RANGE[0], le=MPP_RANGE[1])]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Spec(BaseModel):
+    """Base of all settings: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+def _component(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class Component(BaseModel):
+    """A registered thing by name, with its own parameters beside the name."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: str
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Return the parameters given beside the name."""
+        return dict(self.model_extra or {})
+
+
+Named = Annotated[Component, BeforeValidator(_component)]
+
+
+class SlidesSpec(Spec):
+    """How slides are opened and their resolution is settled."""
+
+    no_mpp: Literal["quarantine", "stop", "assume"] = Field(
+        "quarantine", description="what to do with slides without a believable resolution"
+    )
+    assume_mpp: Mpp | None = Field(
+        None, description="um per level-0 pixel for such slides, with no_mpp=assume"
+    )
+    use_magnification: bool = Field(
+        False, description="allow 10 / objective power as a resolution when nothing better is known"
+    )
+
+    @model_validator(mode="after")
+    def _assume_needs_a_value(self) -> SlidesSpec:
+        if (self.no_mpp == "assume") != (self.assume_mpp is not None):
+            raise ValueError("no_mpp=assume and assume_mpp=<um per pixel> go together")
+        return self
+
+
+class TissueSpec(Spec):
+    """How tissue is found on a thumbnail."""
+
+    method: Named = Field(Component(name="od_otsu"), description="tissue method and its parameters")
+    mpp: Mpp = Field(8.0, description="um per thumbnail pixel the mask is made at")
+    min_area_mm2: float = Field(
+        0.02, ge=0, description="smallest piece of tissue kept; needle biopsies must survive"
+    )
+    min_hole_mm2: float = Field(0.05, ge=0, description="holes smaller than this are filled")
+
+
+class TilingSpec(Spec):
+    """The grid of tiles; `auto` takes what the encoder was trained at."""
+
+    mpp: Mpp | Auto = Field("auto", description="um per tile pixel")
+    tile_px: Annotated[int, Field(ge=16, le=4096)] | Auto = Field(
+        "auto", description="tile edge in pixels as read"
+    )
+    stride: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="step between tiles in um; a whole tile when not given"
+    )
+    min_tissue: Fraction = Field(0.05, description="smallest tissue fraction of an embedded tile")
+    max_upsampling: float = Field(
+        1.05, ge=1, description="how much coarser than asked a scanner may be"
+    )
+
+
+class DataSpec(Spec):
+    """Which labels and which tiles are used."""
+
+    label: str = Field("label", description="label column of the cohort table")
+    classes: tuple[str, ...] | None = Field(None, description="class names, in order")
+    missing: Literal["error", "skip"] = Field(
+        "error", description="what to do with labelled slides that have no bag"
+    )
+    min_tissue: Fraction = Field(0.0, description="leave out tiles with less tissue than this")
+
+    @model_validator(mode="after")
+    def _classes_are_distinct(self) -> DataSpec:
+        if self.classes is not None and len(set(self.classes)) < max(2, len(self.classes)):
+            raise ValueError("classes must be at least two different names")
+        return self
+
+
+class ValidationSpec(Spec):
+    """How a validation part is taken from the training patients."""
+
+    by: Literal["patient", "site", "slide"] = Field(
+        "patient", description="slide leaks, and is there only to reproduce published rows"
+    )
+    fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.2, description="share of the training patients"
+    )
+
+
+class SplitSpec(Spec):
+    """How slides are divided into training, validation and test parts."""
+
+    kind: Literal["kfold", "official", "leave-one-site-out", "sites"] = Field(
+        "kfold", description="sites: test on the sites listed in split.test"
+    )
+    test: tuple[str, ...] = Field((), description="test sites, with kind=sites")
+    folds: Annotated[int, Field(ge=2, le=100)] = Field(5, description="folds, with kind=kfold")
+    seed: int = Field(0, description="seed of the draw")
+    val: ValidationSpec = ValidationSpec()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sites_are_text(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("test"), list | tuple):
+            data = data | {"test": tuple(str(site) for site in data["test"])}
+        return data
+
+    @model_validator(mode="after")
+    def _sites_are_given(self) -> SplitSpec:
+        if (self.kind == "sites") != bool(self.test):
+            raise ValueError("kind=sites and test=[<site>, ...] go together")
+        return self
+
+
+class FitSpec(Spec):
+    """The training loop."""
+
+    epochs: Annotated[int, Field(ge=1)] = 30
+    lr: Annotated[float, Field(gt=0, le=1)] = Field(1e-4, description="AdamW's peak rate")
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-5
+    warmup_epochs: Annotated[float, Field(ge=0)] = 1.0
+    clip: Annotated[float, Field(gt=0)] | None = Field(1.0, description="gradient norm limit")
+    bags_per_step: Annotated[int, Field(ge=1)] = 1
+    max_tiles: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="tiles drawn per training bag and epoch; all when not given"
+    )
+    seeds: tuple[int, ...] = Field((0,), description="N means 0..N-1, or a list")
+    monitor: Literal["auc", "macro_f1", "loss"] = Field(
+        "auc", description="validation figure that picks the checkpoint"
+    )
+    patience: Annotated[int, Field(ge=1)] = Field(
+        10, description="epochs without improvement before stopping early"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _seeds_from_a_count(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("seeds"), int):
+            data = data | {"seeds": tuple(range(data["seeds"]))}
+        return data
+
+    @model_validator(mode="after")
+    def _some_seed(self) -> FitSpec:
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds must be a count of at least 1, or a list without repeats")
+        return self
+
+
+class EvaluateSpec(Spec):
+    """Intervals and comparisons."""
+
+    replicates: Annotated[int, Field(ge=100)] = Field(2000, description="bootstrap replicates")
+    level: Annotated[float, Field(gt=0, lt=1)] = Field(0.95, description="confidence level")
+    seed: int = 0
+
+
+class Config(Spec):
+    """All settings of a run."""
+
+    slides: SlidesSpec = SlidesSpec()
+    tissue: TissueSpec = TissueSpec()
+    tiling: TilingSpec = TilingSpec()
+    encoder: Named = Field(
+        Component(name="texture-v1"), description="built-in, or timm:<model>, hf-hub:<org>/<model>"
+    )
+    precision: Literal["float16", "float32"] = Field("float16", description="of stored features")
+    store: Literal["h5", "zarr"] = Field("h5", description="file format of bags")
+    data: DataSpec = DataSpec()
+    split: SplitSpec = SplitSpec()
+    aggregator: Named = Component(name="abmil")
+    objective: Named = Component(name="ce")
+    fit: FitSpec = FitSpec()
+    evaluate: EvaluateSpec = EvaluateSpec()
