@@ -6,7 +6,14 @@ Names are loaded when first used, so `import wsi` costs no heavy library.
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wsi.bags import open_store as open_store
+    from wsi.cohorts import read_cohort as read_cohort
+    from wsi.errors import WsiError as WsiError
+    from wsi.slides import open_slide as open_slide
+    from wsi.specs import Config as Config
 
 _LAZY = {
     "Config": "wsi.specs",

@@ -49,13 +49,14 @@ class SlidesSpec(Spec):
     """How slides are opened and their resolution is settled."""
 
     no_mpp: Literal["quarantine", "stop", "assume"] = Field(
-        "quarantine", description="what to do with slides without a believable resolution"
+        default="quarantine", description="what to do with slides without a believable resolution"
     )
     assume_mpp: Mpp | None = Field(
-        None, description="um per level-0 pixel for such slides, with no_mpp=assume"
+        default=None, description="um per level-0 pixel for such slides, with no_mpp=assume"
     )
     use_magnification: bool = Field(
-        False, description="allow 10 / objective power as a resolution when nothing better is known"
+        default=False,
+        description="allow 10 / objective power as a resolution when nothing better is known",
     )
 
     @model_validator(mode="after")
@@ -68,39 +69,49 @@ class SlidesSpec(Spec):
 class TissueSpec(Spec):
     """How tissue is found on a thumbnail."""
 
-    method: Named = Field(Component(name="od_otsu"), description="tissue method and its parameters")
-    mpp: Mpp = Field(8.0, description="um per thumbnail pixel the mask is made at")
-    min_area_mm2: float = Field(
-        0.02, ge=0, description="smallest piece of tissue kept; needle biopsies must survive"
+    method: Named = Field(
+        default=Component(name="od_otsu"), description="tissue method and its parameters"
     )
-    min_hole_mm2: float = Field(0.05, ge=0, description="holes smaller than this are filled")
+    mpp: Mpp = Field(default=8.0, description="um per thumbnail pixel the mask is made at")
+    min_area_mm2: float = Field(
+        default=0.02,
+        ge=0,
+        description="smallest piece of tissue kept; needle biopsies must survive",
+    )
+    min_hole_mm2: float = Field(
+        default=0.05, ge=0, description="holes smaller than this are filled"
+    )
 
 
 class TilingSpec(Spec):
     """The grid of tiles; `auto` takes what the encoder was trained at."""
 
-    mpp: Mpp | Auto = Field("auto", description="um per tile pixel")
+    mpp: Mpp | Auto = Field(default="auto", description="um per tile pixel")
     tile_px: Annotated[int, Field(ge=16, le=4096)] | Auto = Field(
-        "auto", description="tile edge in pixels as read"
+        default="auto", description="tile edge in pixels as read"
     )
     stride: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="step between tiles in um; a whole tile when not given"
+        default=None, description="step between tiles in um; a whole tile when not given"
     )
-    min_tissue: Fraction = Field(0.05, description="smallest tissue fraction of an embedded tile")
+    min_tissue: Fraction = Field(
+        default=0.05, description="smallest tissue fraction of an embedded tile"
+    )
     max_upsampling: float = Field(
-        1.05, ge=1, description="how much coarser than asked a scanner may be"
+        default=1.05, ge=1, description="how much coarser than asked a scanner may be"
     )
 
 
 class DataSpec(Spec):
     """Which labels and which tiles are used."""
 
-    label: str = Field("label", description="label column of the cohort table")
-    classes: tuple[str, ...] | None = Field(None, description="class names, in order")
+    label: str = Field(default="label", description="label column of the cohort table")
+    classes: tuple[str, ...] | None = Field(default=None, description="class names, in order")
     missing: Literal["error", "skip"] = Field(
-        "error", description="what to do with labelled slides that have no bag"
+        default="error", description="what to do with labelled slides that have no bag"
     )
-    min_tissue: Fraction = Field(0.0, description="leave out tiles with less tissue than this")
+    min_tissue: Fraction = Field(
+        default=0.0, description="leave out tiles with less tissue than this"
+    )
 
     @model_validator(mode="after")
     def _classes_are_distinct(self) -> DataSpec:
@@ -113,10 +124,10 @@ class ValidationSpec(Spec):
     """How a validation part is taken from the training patients."""
 
     by: Literal["patient", "site", "slide"] = Field(
-        "patient", description="slide leaks, and is there only to reproduce published rows"
+        default="patient", description="slide leaks, and is there only to reproduce published rows"
     )
     fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.2, description="share of the training patients"
+        default=0.2, description="share of the training patients"
     )
 
 
@@ -124,11 +135,13 @@ class SplitSpec(Spec):
     """How slides are divided into training, validation and test parts."""
 
     kind: Literal["kfold", "official", "leave-one-site-out", "sites"] = Field(
-        "kfold", description="sites: test on the sites listed in split.test"
+        default="kfold", description="sites: test on the sites listed in split.test"
     )
-    test: tuple[str, ...] = Field((), description="test sites, with kind=sites")
-    folds: Annotated[int, Field(ge=2, le=100)] = Field(5, description="folds, with kind=kfold")
-    seed: int = Field(0, description="seed of the draw")
+    test: tuple[str, ...] = Field(default=(), description="test sites, with kind=sites")
+    folds: Annotated[int, Field(ge=2, le=100)] = Field(
+        default=5, description="folds, with kind=kfold"
+    )
+    seed: int = Field(default=0, description="seed of the draw")
     val: ValidationSpec = ValidationSpec()
 
     @model_validator(mode="before")
@@ -149,20 +162,22 @@ class FitSpec(Spec):
     """The training loop."""
 
     epochs: Annotated[int, Field(ge=1)] = 30
-    lr: Annotated[float, Field(gt=0, le=1)] = Field(1e-4, description="AdamW's peak rate")
+    lr: Annotated[float, Field(gt=0, le=1)] = Field(default=1e-4, description="AdamW's peak rate")
     weight_decay: Annotated[float, Field(ge=0)] = 1e-5
     warmup_epochs: Annotated[float, Field(ge=0)] = 1.0
-    clip: Annotated[float, Field(gt=0)] | None = Field(1.0, description="gradient norm limit")
+    clip: Annotated[float, Field(gt=0)] | None = Field(
+        default=1.0, description="gradient norm limit"
+    )
     bags_per_step: Annotated[int, Field(ge=1)] = 1
     max_tiles: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="tiles drawn per training bag and epoch; all when not given"
+        default=None, description="tiles drawn per training bag and epoch; all when not given"
     )
-    seeds: tuple[int, ...] = Field((0,), description="N means 0..N-1, or a list")
+    seeds: tuple[int, ...] = Field(default=(0,), description="N means 0..N-1, or a list")
     monitor: Literal["auc", "macro_f1", "loss"] = Field(
-        "auc", description="validation figure that picks the checkpoint"
+        default="auc", description="validation figure that picks the checkpoint"
     )
     patience: Annotated[int, Field(ge=1)] = Field(
-        10, description="epochs without improvement before stopping early"
+        default=10, description="epochs without improvement before stopping early"
     )
 
     @model_validator(mode="before")
@@ -182,8 +197,10 @@ class FitSpec(Spec):
 class EvaluateSpec(Spec):
     """Intervals and comparisons."""
 
-    replicates: Annotated[int, Field(ge=100)] = Field(2000, description="bootstrap replicates")
-    level: Annotated[float, Field(gt=0, lt=1)] = Field(0.95, description="confidence level")
+    replicates: Annotated[int, Field(ge=100)] = Field(
+        default=2000, description="bootstrap replicates"
+    )
+    level: Annotated[float, Field(gt=0, lt=1)] = Field(default=0.95, description="confidence level")
     seed: int = 0
 
 
@@ -194,10 +211,13 @@ class Config(Spec):
     tissue: TissueSpec = TissueSpec()
     tiling: TilingSpec = TilingSpec()
     encoder: Named = Field(
-        Component(name="texture-v1"), description="built-in, or timm:<model>, hf-hub:<org>/<model>"
+        default=Component(name="texture-v1"),
+        description="built-in, or timm:<model>, hf-hub:<org>/<model>",
     )
-    precision: Literal["float16", "float32"] = Field("float16", description="of stored features")
-    store: Literal["h5", "zarr"] = Field("h5", description="file format of bags")
+    precision: Literal["float16", "float32"] = Field(
+        default="float16", description="of stored features"
+    )
+    store: Literal["h5", "zarr"] = Field(default="h5", description="file format of bags")
     data: DataSpec = DataSpec()
     split: SplitSpec = SplitSpec()
     aggregator: Named = Component(name="abmil")
