@@ -1,0 +1,160 @@
+"""Slides through OpenSlide: the reference reader for every vendor format it knows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import openslide
+from numpy.typing import NDArray
+
+from wsi.errors import RegionError, SlideOpenError
+from wsi.files import sampled_fingerprint
+from wsi.slides.base import Slide, SlideInfo
+from wsi.slides.resolution import resolve_mpp
+
+_MAX_EDGE = 1 << 22
+_OPAQUE_FROM = 128
+
+
+class OpenSlideReader(Slide):
+    """A slide opened by OpenSlide.
+
+    OpenSlide latches errors: after one failed read every later read on that handle fails. So the
+    handle is dropped on any error and the next read opens the file afresh.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        slide_id: str,
+        *,
+        table_mpp: float | None = None,
+        use_magnification: bool = False,
+        assume_mpp: float | None = None,
+    ) -> None:
+        self._path = path
+        self._handle: openslide.OpenSlide | None = None
+        self._pid = os.getpid()
+        handle = self._open()
+        resolution = resolve_mpp(
+            handle.properties,
+            table_mpp=table_mpp,
+            use_magnification=use_magnification,
+            assume_mpp=assume_mpp,
+        )
+        properties = handle.properties
+        self._downsamples = handle.level_downsamples
+        self.info = SlideInfo(
+            slide_id=slide_id,
+            path=path,
+            vendor=properties.get("openslide.vendor", "unknown"),
+            size0=handle.dimensions,
+            mpp=resolution.mpp,
+            mpp_source=resolution.source,
+            mpp_state=resolution.state,
+            level_sizes=tuple(handle.level_dimensions),
+            bounds0=_bounds(properties, handle.dimensions),
+            background=_background(properties),
+            fingerprint=sampled_fingerprint(path),
+            magnification=_magnification(properties),
+            notes=resolution.notes + _ome_note(properties, handle.level_count),
+        )
+
+    @property
+    def properties(self) -> dict[str, str]:
+        return dict(self._open().properties)
+
+    def close(self) -> None:
+        if self._handle is not None and self._pid == os.getpid():
+            self._handle.close()
+        self._handle = None
+
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"_handle": None}
+
+    def _open(self) -> openslide.OpenSlide:
+        if self._handle is None or self._pid != os.getpid():
+            try:
+                self._handle = openslide.OpenSlide(self._path)
+            except openslide.OpenSlideUnsupportedFormatError as error:
+                raise SlideOpenError(
+                    f"{self._path.name} is not a slide format that OpenSlide knows — "
+                    "copy it again, convert it, or take it off the list",
+                    "unsupported-format",
+                ) from error
+            except openslide.OpenSlideError as error:
+                raise SlideOpenError(
+                    f"{self._path.name} cannot be opened ({error}) — copy it again from its source"
+                ) from error
+            self._pid = os.getpid()
+            _check_dimensions(self._path, self._handle.dimensions)
+        return self._handle
+
+    def _region(
+        self, level: int, xy: tuple[int, int], size: tuple[int, int]
+    ) -> tuple[NDArray[np.uint8], tuple[float, float]]:
+        # OpenSlide takes a whole level-0 position and divides it by its mean downsample, so the
+        # region starts at a fraction of a level pixel; the fraction is reported, not ignored.
+        downsample = self._downsamples[level]
+        location = round(xy[0] * downsample), round(xy[1] * downsample)
+        try:
+            image = self._open().read_region(location, level, size)
+        except openslide.OpenSlideError as error:
+            self.close()
+            raise RegionError(
+                f"{self._path.name}: level {level}, {size[0]}x{size[1]} px at level-0 {location} "
+                f"cannot be decoded ({error}) — copy the slide again from its source"
+            ) from error
+        rgba = np.array(image)
+        # Between file tiles a fractional start leaves seams of partial alpha over correct colour;
+        # real transparency is all or nothing.
+        rgba[..., 3] = np.where(rgba[..., 3] >= _OPAQUE_FROM, 255, 0)
+        return rgba, (location[0] / downsample, location[1] / downsample)
+
+
+def _check_dimensions(path: Path, size: tuple[int, int]) -> None:
+    if not all(0 < edge <= _MAX_EDGE for edge in size):
+        raise SlideOpenError(
+            f"{path.name} claims {size[0]}x{size[1]} pixels — copy it again from its source",
+            "implausible-dimensions",
+        )
+
+
+def _bounds(properties: Mapping[str, str], size0: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return the scanned rectangle, cut to the slide; the whole slide when none is stated."""
+    try:
+        x, y, w, h = (
+            int(properties[f"openslide.bounds-{k}"]) for k in ("x", "y", "width", "height")
+        )
+    except (KeyError, ValueError):
+        return 0, 0, *size0
+    x, y = max(0, x), max(0, y)
+    w, h = min(w, size0[0] - x), min(h, size0[1] - y)
+    return (x, y, w, h) if w > 0 and h > 0 else (0, 0, *size0)
+
+
+def _background(properties: Mapping[str, str]) -> tuple[int, int, int]:
+    try:
+        value = int(properties.get("openslide.background-color", "FFFFFF"), 16)
+    except ValueError:
+        value = 0xFFFFFF
+    return value >> 16 & 255, value >> 8 & 255, value & 255
+
+
+def _magnification(properties: Mapping[str, str]) -> float | None:
+    try:
+        return float(properties["openslide.objective-power"])
+    except (KeyError, ValueError):
+        return None
+
+
+def _ome_note(properties: Mapping[str, str], levels: int) -> tuple[str, ...]:
+    is_ome = "http://www.openmicroscopy.org/Schemas/OME" in properties.get(
+        "tiff.ImageDescription", ""
+    )
+    if is_ome and levels == 1:
+        return ("OME-TIFF: its reduced levels are not seen by OpenSlide, only level 0 is read",)
+    return ()
