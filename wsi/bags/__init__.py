@@ -1,0 +1,23 @@
+"""Bags: one slide's tile features, and the folders that hold them."""
+
+from wsi.bags.bag import Bag, Provenance
+from wsi.bags.base import BagStore, Finding
+from wsi.bags.convert import convert
+from wsi.bags.open import STORES, create_store, open_store
+from wsi.bags.select import check_uniform
+from wsi.bags.sidecar import BagInfo
+from wsi.bags.writer import BagWriter
+
+__all__ = [
+    "STORES",
+    "Bag",
+    "BagInfo",
+    "BagStore",
+    "BagWriter",
+    "Finding",
+    "Provenance",
+    "check_uniform",
+    "convert",
+    "create_store",
+    "open_store",
+]
