@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import hashlib
+import json
+
+import pandas as pd
+import pytest
+
+from wsi.cohorts import Cohort, SlideRow
+from wsi.errors import CohortError, ConfigError, LeakageError
+from wsi.specs import SplitSpec
+from wsi.splits import make_splits, read_splits, write_splits
+
+ROWS = tuple(
+    SlideRow(f"{k:04}", f"{k // 2:03}", label="ab"[k % 2], site=f"c{k % 4 // 2}") for k in range(40)
+)
+COHORT = Cohort("toy", ("a", "b"), ROWS)
+HEADER = "slide_id,patient_id,fold,part\n"
+
+
+@pytest.mark.parametrize("kind", ["kfold", "leave-one-site-out"])
+@pytest.mark.parametrize("by", ["patient", "slide"])
+def test_splits_are_read_back_as_written(tmp_path, kind, by):
+    splits = make_splits(COHORT, SplitSpec.model_validate({"kind": kind, "val": {"by": by}}))
+    write_splits(splits, tmp_path / "splits.csv")
+    assert read_splits(tmp_path / "splits.csv", COHORT) == splits
+
+
+def test_the_file_has_one_row_per_slide_and_fold_and_a_hash_anyone_can_check(tmp_path):
+    splits = make_splits(COHORT, SplitSpec(seed=7))
+    write_splits(splits, tmp_path / "splits.csv")
+    table = pd.read_csv(tmp_path / "splits.csv", dtype=str)
+    assert list(table.columns) == ["slide_id", "patient_id", "fold", "part"]
+    assert len(table) == 40 * 5 == len(table.drop_duplicates(["slide_id", "fold"]))
+    assert table["slide_id"].min() == "0000"
+    sidecar = json.loads((tmp_path / "splits.json").read_text())
+    assert sidecar["sha256"] == hashlib.sha256((tmp_path / "splits.csv").read_bytes()).hexdigest()
+    assert sidecar["sha256"] == splits.hash
+    assert sidecar["seed"] == 7
+
+
+@pytest.fixture
+def hand_made(tmp_path):
+    def write(*lines: str):
+        path = tmp_path / "splits.csv"
+        path.write_text(HEADER + "\n".join(lines) + "\n")
+        return path
+
+    return write
+
+
+SOUND = ("0000,000,0,train", "0001,000,0,train", "0002,001,0,Testing", "0003,001,0,test")
+
+
+def test_a_hand_made_file_counts_the_slides_it_leaves_out(hand_made):
+    splits = read_splits(hand_made(*SOUND), COHORT)
+    assert splits.folds[0].test == ("0002", "0003")
+    left_out = [f for f in splits.warnings() if f.rule == "left-out"]
+    assert [len(f.ids) for f in left_out] == [36]
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("0099,001,0,test", r"line 6: unknown slide '0099' \(did you mean"),
+        ("0004,002,0,tset", "line 6: unknown part 'tset'"),
+        ("0004,003,0,test", "line 6: slide 0004 has patient 003, the cohort says 002"),
+        ("0002,001,0,train", "line 6: slide 0002 is in test and train"),
+    ],
+)
+def test_bad_rows_are_named(hand_made, line, complaint):
+    with pytest.raises(CohortError, match=complaint):
+        read_splits(hand_made(*SOUND, line), COHORT)
+
+
+@pytest.mark.parametrize("parts", [("train", "test"), ("val", "test"), ("train", "val")])
+def test_a_hand_made_file_may_not_leak_anywhere(hand_made, parts):
+    lines = (f"0004,002,0,{parts[0]}", f"0005,002,0,{parts[1]}")
+    with pytest.raises(LeakageError, match=f"in {parts[0]} and {parts[1]}: 002"):
+        read_splits(hand_made(*SOUND, *lines), COHORT)
+
+
+def test_an_edited_file_is_told_and_loses_the_permission_to_leak(tmp_path):
+    path = tmp_path / "splits.csv"
+    write_splits(make_splits(COHORT, SplitSpec()), path)
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    rules = [finding.rule for finding in read_splits(path, COHORT).warnings()]
+    assert {"edited", "left-out"} <= set(rules)
+    write_splits(make_splits(COHORT, SplitSpec.model_validate({"val": {"by": "slide"}})), path)
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(LeakageError):
+        read_splits(path, COHORT)
+
+
+def test_folds_named_by_words_keep_their_order(hand_made):
+    lines = [row.replace(",0,", f",{name},") for name in ("north", "east") for row in SOUND]
+    folds = read_splits(hand_made(*lines), COHORT).folds
+    assert [(fold.index, fold.name) for fold in folds] == [(0, "north"), (1, "east")]
+
+
+def test_an_empty_part_or_table_or_column_is_refused(hand_made, tmp_path):
+    with pytest.raises(CohortError, match="no slide in test"):
+        read_splits(hand_made(*SOUND[:2]), COHORT)
+    with pytest.raises(CohortError, match="no rows"):
+        read_splits(hand_made(), COHORT)
+    path = tmp_path / "other.csv"
+    path.write_text("slide_id,fold,prat\n")
+    with pytest.raises(ConfigError, match=r"no column part.*did you mean 'prat'"):
+        read_splits(path, COHORT)
+
+
+def test_a_foreign_sidecar_is_refused(hand_made, tmp_path):
+    path = hand_made(*SOUND)
+    (tmp_path / "splits.json").write_text('{"some": "thing"}')
+    with pytest.raises(CohortError, match=r"splits\.json is no sidecar"):
+        read_splits(path, COHORT)

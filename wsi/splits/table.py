@@ -1,0 +1,123 @@
+"""Splits as a CSV, one row per slide and fold, with a JSON sidecar of settings and hash."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from wsi.cohorts import Cohort
+from wsi.cohorts.cells import Table, read_table
+from wsi.cohorts.rows import PARTS as PART_WORDS
+from wsi.errors import CohortError
+from wsi.files import publish_bytes, publish_json, sha256_file
+from wsi.findings import Finding, few, sentence
+from wsi.registry import suggest
+from wsi.splits.folds import Fold, Splits, audited
+
+SCHEMA = "wsi-splits/1"
+
+
+def write_splits(splits: Splits, path: Path) -> None:
+    """Write `path` (slide_id, patient_id, fold, part) and, last, its sidecar `<stem>.json`."""
+    publish_bytes(path, splits.csv_text().encode())
+    sidecar = {
+        "schema": SCHEMA,
+        "seed": splits.settings.get("seed"),
+        "settings": dict(splits.settings),
+        "sha256": splits.hash,
+        "warnings": [finding.message for finding in splits.findings],
+    }
+    publish_json(path.with_suffix(".json"), sidecar)
+
+
+def read_splits(path: Path | str, cohort: Cohort) -> Splits:
+    """Return the splits of a file, audited against the cohort.
+
+    A file without a sidecar, made by hand, is held to the strict rules. Cohort slides that a fold
+    leaves out, and a table edited since it was written, are among the findings.
+
+    Raises:
+        ConfigError: no such file or column.
+        CohortError: unknown slides or parts, contradictory rows, an empty part, or a class absent
+            from a training part.
+        LeakageError: a patient stands on two sides.
+    """
+    path = Path(path)
+    table = read_table(path)
+    settings, findings = _sidecar(path)
+    placed = _placed(table, cohort)
+    folds = _folds(placed, settings.get("names"))
+    for fold in folds:
+        here = {slide_id for ids in fold.parts().values() for slide_id in ids}
+        absent = tuple(row.slide_id for row in cohort.rows if row.slide_id not in here)
+        if absent:
+            message = f"fold {fold.name}: {len(absent)} cohort slides are in no part: {few(absent)}"
+            findings.append(Finding("warning", "left-out", message, absent))
+    return audited(folds, cohort, settings, findings)
+
+
+def _sidecar(path: Path) -> tuple[dict[str, Any], list[Finding]]:
+    beside = path.with_suffix(".json")
+    if not beside.is_file():
+        return {"kind": "file"}, []
+    try:
+        sidecar = json.loads(beside.read_text(encoding="utf-8"))
+        schema, settings, digest = sidecar["schema"], dict(sidecar["settings"]), sidecar["sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CohortError(
+            f"{beside.name} is no sidecar of a split table — remove it or write the splits anew"
+        ) from error
+    if schema != SCHEMA:
+        raise CohortError(f"{beside.name} has schema {schema}, not {SCHEMA} — write it anew")
+    if digest == sha256_file(path):
+        return settings, []
+    message = f"{path.name} was changed since it was written: its hash is not the sidecar's"
+    # An edited file has lost its excuse for leaking: it is held to the strict rules.
+    kept = {key: value for key, value in settings.items() if key == "names"}
+    return {"kind": "file", **kept}, [Finding("warning", "edited", message)]
+
+
+def _placed(table: Table, cohort: Cohort) -> dict[str, dict[str, str]]:
+    """Return the part of each slide by fold as written; every bad row is listed."""
+    slide, fold, part = (table.require(name) for name in ("slide_id", "fold", "part"))
+    patient = table.column("patient_id")
+    patients = {row.slide_id: row.patient_id for row in cohort.rows}
+    placed: dict[str, dict[str, str]] = defaultdict(dict)
+    problems: list[Finding] = []
+    for line in table.lines:
+        slide_id, word = line.cells[slide], PART_WORDS.get(line.cells[part].lower())
+        of_fold = placed[line.cells[fold]]
+        if slide_id not in patients:
+            problem = f"unknown slide '{slide_id}'{suggest(slide_id, patients)}"
+        elif word is None:
+            problem = f"unknown part '{line.cells[part]}', use train, val, test"
+        elif patient and line.cells[patient] != patients[slide_id]:
+            problem = f"slide {slide_id} has patient {line.cells[patient]}, the cohort says "
+            problem += patients[slide_id]
+        elif of_fold.setdefault(slide_id, word) != word:
+            problem = f"slide {slide_id} is in {of_fold[slide_id]} and {word} of one fold"
+        else:
+            continue
+        problems.append(Finding("error", "splits", f"line {line.number}: {problem}"))
+    if problems:
+        raise CohortError(sentence(problems, table.path.name) + " — correct the table")
+    if not placed:
+        raise CohortError(f"{table.path.name} has no rows below the header — make the splits anew")
+    return placed
+
+
+def _folds(placed: dict[str, dict[str, str]], names: list[str] | None) -> list[Fold]:
+    """Return the folds; other words than numbers are names, in the order they appear."""
+    numbered = all(word.isascii() and word.isdigit() for word in placed)
+    folds = []
+    for k, (word, parts) in enumerate(placed.items()):
+        index = int(word) if numbered else k
+        name = names[index] if numbered and names and index < len(names) else word
+        ids = [
+            tuple(sorted(slide for slide, is_in in parts.items() if is_in == part))
+            for part in ("train", "val", "test")
+        ]
+        folds.append(Fold(index, name, *ids))
+    return sorted(folds, key=lambda fold: fold.index)
