@@ -1,0 +1,18 @@
+"""Aggregators: a bag of tile features to one embedding and class logits."""
+
+from __future__ import annotations
+
+from wsi.registry import Registry
+
+AGGREGATORS = Registry(
+    "aggregator",
+    {
+        "abmil": "wsi.aggregators.abmil:ABMIL",
+        "mean": "wsi.aggregators.pooling:MeanPooling",
+        "max": "wsi.aggregators.pooling:MaxPooling",
+    },
+    group="wsi.aggregators",
+)
+"""The aggregators by name; other packages add theirs as entry points of `wsi.aggregators`."""
+
+__all__ = ["AGGREGATORS"]

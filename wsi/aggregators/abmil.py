@@ -1,0 +1,57 @@
+"""Attention pooling (ABMIL).
+
+Source: Ilse, Tomczak, Welling, *Attention-based Deep Multiple Instance Learning*, 2018,
+arXiv 1802.04712, eq. 7-9.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from wsi.aggregators.base import Aggregator, Output, Packed
+from wsi.aggregators.layers import AttentionScores, segment_softmax, segment_weighted_sum
+from wsi.errors import ConfigError
+
+
+class ABMIL(Aggregator):
+    """Weighted mean of tile features, with weights from a small attention network.
+
+    h_i = ReLU(W x_i), a = softmax_i(score(h_i)), z = sum_i a_i h_i, logits = head(z). With H > 1
+    heads, each pools its own E / H features. Dropout acts on z alone, so it neither unbalances
+    the attention nor costs a mask per tile.
+
+    Args:
+        dim: features per tile, D.
+        n_classes: C, or None for no head.
+        hidden: E, features per tile after the first layer.
+        attention_dim: width of the attention network.
+        gated: eq. 9 rather than eq. 8.
+        heads: H, a divisor of `hidden`.
+        dropout: share of the bag embedding dropped in training.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        n_classes: int | None,
+        *,
+        hidden: int = 512,
+        attention_dim: int = 128,
+        gated: bool = True,
+        heads: int = 1,
+        dropout: float = 0.25,
+    ) -> None:
+        super().__init__(dim, n_classes, embedding_dim=hidden)
+        if heads < 1 or hidden % heads:
+            raise ConfigError(f"abmil: heads={heads} does not divide hidden={hidden}")
+        self.embed = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU())
+        self.attention = AttentionScores(hidden, attention_dim, heads, gated=gated)
+        self.dropout = nn.Dropout(dropout)
+
+    def aggregate(self, batch: Packed) -> Output:
+        """Return embedding (B, E), logits (B, C) or None, attention (sum N, H)."""
+        h = self.embed(batch.x)
+        attention = segment_softmax(self.attention(h), batch.sizes)
+        embedding = segment_weighted_sum(h, attention, batch.sizes)
+        dropped = self.dropout(embedding)
+        return Output(embedding=dropped, logits=self.classify(dropped), attention=attention)

@@ -1,0 +1,49 @@
+"""Poolings without attention: the baselines every aggregator has to beat."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from wsi.aggregators.base import Aggregator, Output, Packed
+from wsi.aggregators.layers import segment_max, segment_mean
+
+
+class _Pooling(Aggregator):
+    """h_i = ReLU(W x_i), then one vector per bag.
+
+    Args:
+        dim: features per tile, D.
+        n_classes: C, or None for no head.
+        hidden: E, features per tile after the first layer.
+        dropout: share of the bag embedding dropped in training.
+    """
+
+    def __init__(
+        self, dim: int, n_classes: int | None, *, hidden: int = 512, dropout: float = 0.25
+    ) -> None:
+        super().__init__(dim, n_classes, embedding_dim=hidden)
+        self.embed = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU())
+        self.dropout = nn.Dropout(dropout)
+
+    def _output(self, pooled: Tensor, attention: Tensor | None = None) -> Output:
+        embedding = self.dropout(pooled)
+        return Output(embedding=embedding, logits=self.classify(embedding), attention=attention)
+
+
+class MeanPooling(_Pooling):
+    """The mean of the tile features; its attention is 1 / N for every tile."""
+
+    def aggregate(self, batch: Packed) -> Output:
+        """Return embedding (B, E), logits (B, C) or None, attention (sum N, 1)."""
+        mean = segment_mean(self.embed(batch.x), batch.sizes)
+        shares = [torch.full((n, 1), 1 / n) for n in batch.sizes]
+        return self._output(mean, torch.cat(shares).to(mean))
+
+
+class MaxPooling(_Pooling):
+    """The largest value of each feature over the tiles; it has no attention."""
+
+    def aggregate(self, batch: Packed) -> Output:
+        """Return embedding (B, E) and logits (B, C) or None."""
+        return self._output(segment_max(self.embed(batch.x), batch.sizes))

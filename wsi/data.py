@@ -1,0 +1,261 @@
+"""Bags to packed batches: reading, tile draws, order and packing, all from explicit seeds.
+
+Tiles of several bags are laid end to end, so nothing is padded and no mask can be forgotten.
+Every draw comes from a generator of (seed, epoch, what is drawn), never from a shared stream, so
+the order in which bags are read cannot change a result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wsi.errors import BagError, BagMismatchError
+
+_ORDER, _TILES = 0, 1  # streams of random numbers within one epoch
+
+
+class BagLike(Protocol):
+    """What is read of a bag: features (N, D), xy0 (N, 2) or None, tissue (N,) or None."""
+
+    @property
+    def features(self) -> Any: ...
+    @property
+    def xy0(self) -> Any: ...
+    @property
+    def tissue(self) -> Any: ...
+
+
+Reader = Callable[[str], BagLike]
+"""A slide id to its bag; the `read` of a bag store is one."""
+
+Draw = Callable[[int, int], np.ndarray | None]
+"""(index of the slide, N) to the rows used, or None for all."""
+
+
+@dataclass(frozen=True)
+class ArrayBag:
+    """A bag held in memory: features (N, D), and xy0 (N, 2), tissue (N,) where known."""
+
+    features: np.ndarray
+    xy0: np.ndarray | None = None
+    tissue: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class BagBatch:
+    """Several bags laid end to end.
+
+    Attributes:
+        x: features (sum N, D), float32.
+        offsets: (B + 1,) int64; bag b is rows offsets[b] to offsets[b + 1]. They stay on the
+            host, where bags are cut, since reading them back from a device would stall it.
+        y: class indices (B,) int64, or None where labels are not known.
+        slide_ids: the B ids.
+        xy0: top-left corners (sum N, 2) in level-0 px, or None.
+    """
+
+    x: Tensor
+    offsets: Tensor
+    y: Tensor | None
+    slide_ids: tuple[str, ...]
+    xy0: Tensor | None = None
+
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """Return the number of tiles of each bag."""
+        return tuple(self.offsets.diff().tolist())
+
+    def to(self, device: torch.device | str) -> BagBatch:
+        """Return the batch with its tensors, but for the offsets, on `device`."""
+
+        def moved(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device)
+
+        return replace(self, x=self.x.to(device), y=moved(self.y), xy0=moved(self.xy0))
+
+
+def pack(bags: Sequence[tuple[Any, int | None, str, Any]]) -> BagBatch:
+    """Return one batch of `bags`, each (features (N, D), y or None, slide_id, xy0 or None).
+
+    Coordinates are kept when every bag has them.
+
+    Raises:
+        BagError: a bag is empty or not two-dimensional, or only some bags have labels.
+        BagMismatchError: bags differ in D.
+    """
+    if not bags:
+        raise BagError("there is no bag to pack — give at least one")
+    x = [_tensor(features) for features, *_ in bags]
+    ids = tuple(slide_id for _, _, slide_id, _ in bags)
+    _check_shapes(x, ids)
+    labels = [y for _, y, _, _ in bags if y is not None]
+    if labels and len(labels) < len(bags):
+        raise BagError(
+            f"some of {', '.join(ids)} have labels and some have none — give all or none"
+        )
+    corners = [_tensor(xy0) for *_, xy0 in bags if xy0 is not None]
+    sizes = torch.tensor([0, *(len(tiles) for tiles in x)])
+    return BagBatch(
+        x=torch.cat(x).float(),
+        offsets=sizes.cumsum(0),
+        y=torch.tensor(labels, dtype=torch.int64) if labels else None,
+        slide_ids=ids,
+        xy0=torch.cat(corners) if len(corners) == len(bags) else None,
+    )
+
+
+def _tensor(values: Any) -> Tensor:
+    if isinstance(values, Tensor):
+        return values
+    array = np.asarray(values)  # a memory map is read-only, which torch will not share
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def _check_shapes(x: list[Tensor], ids: tuple[str, ...]) -> None:
+    for tiles, slide_id in zip(x, ids, strict=True):
+        if tiles.ndim != 2:
+            raise BagError(f"{slide_id}: features must be (N, D), not {tuple(tiles.shape)}")
+        if len(tiles) == 0:
+            raise BagError(f"{slide_id}: the bag has no tile — leave the slide out")
+        if tiles.shape[1] != x[0].shape[1]:
+            raise BagMismatchError(
+                f"{slide_id} has {tiles.shape[1]} features per tile, {ids[0]} has "
+                f"{x[0].shape[1]} — use bags of one encoder"
+            )
+
+
+class CachedReader:
+    """A reader that keeps bags in memory, as they are stored, until `max_bytes` are taken.
+
+    Several data sets may share one, such as the parts of a split.
+    """
+
+    def __init__(self, read: Reader, max_bytes: int) -> None:
+        self._read = read
+        self._room = max_bytes
+        self._kept: dict[str, BagLike] = {}
+
+    def __call__(self, slide_id: str) -> BagLike:
+        """Return the bag of `slide_id`, from memory when it is there."""
+        if slide_id in self._kept:
+            return self._kept[slide_id]
+        bag = self._read(slide_id)
+        parts = (bag.features, bag.xy0, bag.tissue)
+        size = sum(np.asarray(part).nbytes for part in parts if part is not None)
+        if size <= self._room:
+            self._room -= size
+            self._kept[slide_id] = bag
+        return bag
+
+
+class BagDataset:
+    """Slides in a fixed order, read when needed, with labels or without.
+
+    Args:
+        read: slide id to bag.
+        slide_ids: distinct ids.
+        y: class index per slide, or None: then batches carry no labels.
+        min_tissue: tiles with a smaller tissue fraction are left out.
+    """
+
+    def __init__(
+        self,
+        read: Reader,
+        slide_ids: Sequence[str],
+        y: Sequence[int] | np.ndarray | None = None,
+        *,
+        min_tissue: float = 0.0,
+    ) -> None:
+        if y is not None and len(y) != len(slide_ids):
+            raise BagError(f"{len(slide_ids)} slides have {len(y)} labels — give one per slide")
+        if len(set(slide_ids)) < len(slide_ids):
+            raise BagError("a slide id stands twice in the data set — list each slide once")
+        self.slide_ids = tuple(slide_ids)
+        self.y = None if y is None else np.asarray(y, dtype=np.int64)
+        self._read = read
+        self._min_tissue = min_tissue
+
+    def __len__(self) -> int:
+        return len(self.slide_ids)
+
+    def unlabelled(self) -> BagDataset:
+        """Return the same slides without labels: what prediction gets to see."""
+        return BagDataset(self._read, self.slide_ids, min_tissue=self._min_tissue)
+
+    def tiles(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return features (N, D) and xy0 (N, 2) or None of one slide, tissue applied.
+
+        Raises:
+            BagError: no tile is left, or tissue fractions are needed and absent.
+        """
+        slide_id = self.slide_ids[index]
+        bag = self._read(slide_id)
+        features = np.asarray(bag.features)
+        xy0 = None if bag.xy0 is None else np.asarray(bag.xy0)
+        if self._min_tissue > 0:
+            if bag.tissue is None:
+                raise BagError(f"{slide_id}: no tissue fractions — set data.min_tissue=0")
+            keep = np.asarray(bag.tissue) >= self._min_tissue
+            features, xy0 = features[keep], None if xy0 is None else xy0[keep]
+        if len(features) == 0:
+            raise BagError(
+                f"{slide_id}: no tile with a tissue fraction of at least {self._min_tissue:g} — "
+                "lower data.min_tissue or leave the slide out"
+            )
+        return features, xy0
+
+    def batch(self, indices: Iterable[int], draw: Draw | None = None) -> BagBatch:
+        """Return slides packed, each with the rows that `draw` picks, or with all its tiles."""
+        bags = []
+        for index in indices:
+            features, xy0 = self.tiles(index)
+            rows = None if draw is None else draw(index, len(features))
+            if rows is not None:
+                features, xy0 = features[rows], None if xy0 is None else xy0[rows]
+            y = None if self.y is None else int(self.y[index])
+            bags.append((features, y, self.slide_ids[index], xy0))
+        return pack(bags)
+
+
+def from_arrays(
+    features: Mapping[str, np.ndarray], y: Sequence[int] | np.ndarray | None = None
+) -> BagDataset:
+    """Return a data set of feature arrays (N, D) held in memory, by slide id."""
+    bags = {slide_id: ArrayBag(array) for slide_id, array in features.items()}
+    return BagDataset(bags.__getitem__, list(bags), y)
+
+
+def training_batches(
+    dataset: BagDataset, *, bags_per_step: int, max_tiles: int | None, seed: int, epoch: int
+) -> Iterator[BagBatch]:
+    """Yield one epoch of batches in a shuffled order, with at most `max_tiles` of each bag."""
+
+    def draw(index: int, n: int) -> np.ndarray | None:
+        if max_tiles is None or n <= max_tiles:
+            return None
+        generator = _generator(seed, epoch, _TILES, index)
+        return np.sort(generator.choice(n, size=max_tiles, replace=False))
+
+    order = _generator(seed, epoch, _ORDER).permutation(len(dataset)).tolist()
+    for start in range(0, len(order), bags_per_step):
+        yield dataset.batch(order[start : start + bags_per_step], draw)
+
+
+def whole_bags(dataset: BagDataset) -> Iterator[BagBatch]:
+    """Yield every bag with all its tiles, in the order of the data set.
+
+    One bag at a time: its result then does not depend, to the last bit, on its neighbours.
+    """
+    for index in range(len(dataset)):
+        yield dataset.batch([index])
+
+
+def _generator(seed: int, *stream: int) -> np.random.Generator:
+    return np.random.default_rng([seed % 2**64, *stream])  # seed sequences take no negatives

@@ -1,0 +1,82 @@
+"""Checkpoints: weights as safetensors, the rest as JSON in the file's own header. No pickle."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from wsi.errors import TrainingError, WsiError
+from wsi.files import publish
+from wsi.training.model import Model, ModelCard, from_card
+
+SCHEMA = "wsi-checkpoint/1"
+_KEY = "wsi"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a checkpoint's weights come from.
+
+    Attributes:
+        recipe: key of the bags the model was trained on (encoder, mpp, tile size).
+        epoch: the epoch chosen.
+        monitor: name of the validation figure that chose it.
+        value: that figure, or None without validation.
+    """
+
+    recipe: str
+    epoch: int
+    monitor: str
+    value: float | None
+
+
+def save(path: Path, model: Model, origin: Origin) -> None:
+    """Write `model` to `path` in one step: a reader sees the whole file or none."""
+    described = {"schema": SCHEMA, "model": asdict(model.card), "origin": asdict(origin)}
+    header = {_KEY: json.dumps(described, allow_nan=False)}
+    tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    with publish(path) as temporary:
+        save_file(tensors, temporary, metadata=header)
+
+
+def load(path: Path) -> tuple[Model, Origin]:
+    """Return the model of a checkpoint, on the CPU and ready to predict, and where it comes from.
+
+    Raises:
+        TrainingError: the file is absent, damaged, of another tool or of a newer schema.
+        UnknownNameError: its aggregator or objective is not installed.
+    """
+    try:
+        with safe_open(path, framework="pt") as handle:
+            header = handle.metadata() or {}
+            state = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+        described = json.loads(header[_KEY])
+        schema = described["schema"]
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise _unusable(path, f"not a readable checkpoint ({error})") from error
+    if schema != SCHEMA:
+        raise _unusable(path, f"of schema {schema!r}, not {SCHEMA!r}")
+    try:
+        model = from_card(_card(described["model"]))
+        model.load_state_dict(state)
+        origin = Origin(**described["origin"])
+    except WsiError:
+        raise
+    except (RuntimeError, KeyError, TypeError, ValueError) as error:
+        raise _unusable(path, f"at odds with its own description ({error})") from error
+    return model.eval(), origin
+
+
+def _card(described: dict[str, Any]) -> ModelCard:
+    lists: dict[str, Any] = {name: tuple(described[name]) for name in ("classes", "class_counts")}
+    return ModelCard(**(described | lists))
+
+
+def _unusable(path: Path, reason: str) -> TrainingError:
+    one_line = " ".join(reason.split())
+    return TrainingError(f"{path} is {one_line} — give a model.safetensors that `wsi train` wrote")

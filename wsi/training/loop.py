@@ -1,0 +1,262 @@
+"""The training loop, to be read from top to bottom.
+
+It never asks which aggregator or objective it has. The validation part alone picks the
+checkpoint; test slides do not come here at all.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from wsi.aggregators.base import Output
+from wsi.data import BagBatch, BagDataset, training_batches
+from wsi.errors import TrainingError
+from wsi.objectives.temperature import fit_temperature, mean_nll
+from wsi.specs import FitSpec
+from wsi.training.model import Model
+from wsi.training.optimiser import adamw, learning_rate, set_rate
+from wsi.training.predict import evaluated
+from wsi.training.seeds import seeded
+
+Score = Callable[[np.ndarray, np.ndarray], float]
+"""Classes y (n,) and probabilities p (n, C) to a figure; higher is better."""
+
+_TIE_RANGE = (0.05, 20.0)  # temperatures tried on probabilities when two epochs score the same
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What training left behind, beside the model.
+
+    Attributes:
+        history: one row per epoch: epoch, train_loss, val_loss, monitor, lr, grad_norm (largest
+            of the epoch, before clipping), seconds. val_loss and monitor are None without a
+            validation part.
+        best_epoch: the epoch whose weights the model has.
+        monitor: the validation figure of that epoch, or None.
+    """
+
+    history: tuple[dict[str, Any], ...]
+    best_epoch: int
+    monitor: float | None
+
+
+def fit(
+    model: Model,
+    train: BagDataset,
+    val: BagDataset | None,
+    spec: FitSpec,
+    *,
+    seed: int,
+    score: Score,
+    device: str = "cpu",
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+) -> FitResult:
+    """Train `model` in place and return its history.
+
+    After each epoch the validation part is scored with all tiles. The best epoch's weights are
+    put back, ties going to the smaller temperature-fitted NLL and then to the earlier epoch;
+    without validation the last epoch stands. Then the objective settles its decision rule.
+
+    Args:
+        model: from `build`.
+        train: labelled training bags.
+        val: labelled validation bags, or None.
+        spec: settings of the loop.
+        seed: of the order of bags, tile draws and dropout.
+        score: what spec.monitor means; not used with monitor=loss, which is the NLL.
+        device: `cpu`, `cuda` or `cuda:<index>`.
+        on_epoch: called with each row of the history.
+
+    Raises:
+        TrainingError: a data set is empty or unlabelled, or the loss is not finite.
+    """
+    for part in (train, val):
+        _check_labels(part, len(model.card.classes))
+    fabric = _fabric(device)
+    fabric.to_device(model)
+    optimizer = adamw(model.parameters(), spec)
+    history: list[dict[str, Any]] = []
+    best = _Best()
+
+    with seeded(seed):
+        with torch.no_grad():
+            model.objective.before_fit(_outputs(model, train, fabric))
+        for epoch in range(spec.epochs):
+            started = time.perf_counter()
+            row = {
+                "epoch": epoch,
+                **_train_epoch(fabric, model, optimizer, train, spec, seed, epoch),
+            }
+            checked = None if val is None else _validate(model, val, fabric, spec, score, epoch)
+            row["val_loss"] = checked.loss if checked else None
+            row["monitor"] = checked.monitor if checked else None
+            row["seconds"] = time.perf_counter() - started
+            history.append(row)
+            if on_epoch is not None:
+                on_epoch(row)
+            best.offer(model, epoch, checked)
+            if epoch - best.epoch >= spec.patience:
+                break
+
+        model.load_state_dict(best.state)
+        with torch.no_grad():
+            val_outputs = None if val is None else _outputs(model, val, fabric)
+            model.objective.after_fit(_outputs(model, train, fabric), val_outputs)
+    model.eval()
+    return FitResult(tuple(history), best.epoch, best.monitor)
+
+
+def _train_epoch(
+    fabric: Fabric,
+    model: Model,
+    optimizer: torch.optim.Optimizer,
+    train: BagDataset,
+    spec: FitSpec,
+    seed: int,
+    epoch: int,
+) -> dict[str, Any]:
+    """Return the mean loss, the last rate and the largest gradient norm of one epoch."""
+    stepper = cast(torch.optim.Optimizer, fabric.setup_optimizers(optimizer))
+    steps = math.ceil(len(train) / spec.bags_per_step)
+    batches = training_batches(
+        train, bags_per_step=spec.bags_per_step, max_tiles=spec.max_tiles, seed=seed, epoch=epoch
+    )
+    figures, ids, rate = [], [], 0.0
+    model.train()
+    for step, batch in enumerate(batches):
+        rate = learning_rate(epoch * steps + step, steps, spec)
+        set_rate(optimizer, rate)
+        figures.append(_step(fabric, model, stepper, batch.to(fabric.device), spec.clip))
+        ids.append(batch.slide_ids)
+
+    # Read once per epoch: looking at every loss as it comes would stall an accelerator.
+    losses, norms = torch.stack(figures).double().cpu().unbind(1)
+    bad = ~(losses.isfinite() & norms.isfinite())
+    if bad.any():
+        step = int(bad.nonzero()[0])
+        raise TrainingError(
+            f"epoch {epoch}, step {step} ({', '.join(ids[step])}): loss {losses[step]:g}, gradient "
+            f"norm {norms[step]:g} — lower fit.lr, or verify these bags"
+        )
+    return {"train_loss": losses.mean().item(), "lr": rate, "grad_norm": norms.max().item()}
+
+
+def _step(
+    fabric: Fabric,
+    model: Model,
+    optimizer: torch.optim.Optimizer,
+    batch: BagBatch,
+    clip: float | None,
+) -> Tensor:
+    """Return the loss and the gradient norm before clipping (2,), after one optimiser step."""
+    y = _labels(batch)
+    with fabric.autocast():
+        output = model(batch)
+    loss = model.objective(output, y)
+    if output.aux_loss is not None:
+        loss = loss + output.aux_loss
+    optimizer.zero_grad()
+    fabric.backward(loss)
+    limit = math.inf if clip is None else clip
+    norm = clip_grad_norm_(model.parameters(), limit)
+    optimizer.step()
+    model.objective.after_step(_detached(output), y)
+    return torch.stack([loss.detach(), norm])
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """Validation figures of one epoch; `key` is larger for a better epoch."""
+
+    loss: float
+    monitor: float
+    key: tuple[float, float]
+
+
+@torch.no_grad()
+def _validate(
+    model: Model, val: BagDataset, fabric: Fabric, spec: FitSpec, score: Score, epoch: int
+) -> _Checked:
+    losses, probabilities, labels = [], [], []
+    for output, y in _outputs(model, val, fabric):
+        losses.append(model.objective(output, y).item())
+        probabilities.append(model.probabilities(output).cpu().numpy())
+        labels.append(y.cpu().numpy())
+    p, y = np.concatenate(probabilities), np.concatenate(labels)
+    log_p = np.log(np.maximum(p, np.finfo(np.float64).tiny))
+    _, fitted = fit_temperature(log_p, y, low=_TIE_RANGE[0], high=_TIE_RANGE[1])
+    by_loss = spec.monitor == "loss"
+    monitor = mean_nll(log_p, y) if by_loss else float(score(y, p))
+    if not math.isfinite(monitor):
+        raise TrainingError(
+            f"epoch {epoch}: fit.monitor={spec.monitor} is {monitor} on the {len(y)} validation "
+            "bags — take more of them, or set fit.monitor=loss"
+        )
+    return _Checked(float(np.mean(losses)), monitor, (-monitor if by_loss else monitor, -fitted))
+
+
+class _Best:
+    """The weights of the best epoch so far; without validation, of the last."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        self.state: dict[str, Tensor] = {}
+        self.monitor: float | None = None
+        self._key = (-math.inf, -math.inf)
+
+    def offer(self, model: Model, epoch: int, checked: _Checked | None) -> None:
+        if checked is not None and checked.key <= self._key:
+            return
+        self.epoch = epoch
+        self.state = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        if checked is not None:
+            self.monitor, self._key = checked.monitor, checked.key
+
+
+def _outputs(model: Model, dataset: BagDataset, fabric: Fabric) -> Iterator[tuple[Output, Tensor]]:
+    """Yield the output and class of every bag, from all its tiles."""
+    for batch, output in evaluated(model, dataset, fabric.device):
+        yield output, _labels(batch)
+
+
+def _labels(batch: BagBatch) -> Tensor:
+    if batch.y is None:
+        raise TrainingError(f"{', '.join(batch.slide_ids)}: no label to train on — give labels")
+    return batch.y
+
+
+def _detached(output: Output) -> Output:
+    logits = None if output.logits is None else output.logits.detach()
+    return Output(embedding=output.embedding.detach(), logits=logits)
+
+
+def _check_labels(dataset: BagDataset | None, n_classes: int) -> None:
+    if dataset is None:
+        return
+    if len(dataset) == 0 or dataset.y is None:
+        raise TrainingError("training needs at least one labelled bag in each part — check splits")
+    wrong = (dataset.y < 0) | (dataset.y >= n_classes)
+    if wrong.any():
+        index = int(np.argmax(wrong))
+        raise TrainingError(
+            f"{dataset.slide_ids[index]} has class index {dataset.y[index]}, the model has "
+            f"{n_classes} classes — check data.classes"
+        )
+
+
+def _fabric(device: str) -> Fabric:
+    chosen = torch.device(device)
+    one = 1 if chosen.index is None else [chosen.index]
+    devices = 1 if chosen.type == "cpu" else one
+    return Fabric(accelerator=chosen.type, devices=devices, precision="32-true")

@@ -1,0 +1,100 @@
+"""An aggregator and an objective, built from names and checked before work starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from wsi.aggregators import AGGREGATORS
+from wsi.aggregators.base import Aggregator, Output
+from wsi.data import BagBatch
+from wsi.errors import TrainingError
+from wsi.objectives import OBJECTIVES
+from wsi.objectives.base import Objective
+from wsi.specs import Config
+from wsi.training.seeds import seeded
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """All that is needed to build a model again, beside its weights."""
+
+    dim: int
+    classes: tuple[str, ...]
+    class_counts: tuple[int, ...]
+    aggregator: str
+    objective: str
+    aggregator_params: dict[str, Any] = field(default_factory=dict)
+    objective_params: dict[str, Any] = field(default_factory=dict)
+
+
+class Model(nn.Module):
+    """A bag to an output by the aggregator, and to probabilities by the objective's rule."""
+
+    def __init__(self, card: ModelCard, aggregator: Aggregator, objective: Objective) -> None:
+        super().__init__()
+        self.card = card
+        self.aggregator = aggregator
+        self.objective = objective
+
+    def forward(self, batch: BagBatch) -> Output:
+        """Return the aggregator's output for a packed batch."""
+        return self.aggregator(batch)
+
+    def probabilities(self, output: Output) -> Tensor:
+        """Return class probabilities (B, C), float64."""
+        return self.objective.probabilities(output)
+
+
+def build(
+    config: Config, dim: int, classes: Sequence[str], class_counts: Sequence[int], *, seed: int = 0
+) -> Model:
+    """Return a new model of the aggregator and objective named in `config`.
+
+    Args:
+        config: names and parameters, in `aggregator` and `objective`.
+        dim: features per tile, D.
+        classes: class names, in order.
+        class_counts: training bags per class.
+        seed: of the initial weights.
+
+    Raises:
+        UnknownNameError: no aggregator or objective of that name.
+        ConfigError: a parameter is unknown, of the wrong type or impossible.
+        TrainingError: a class has no training bag.
+    """
+    absent = [name for name, count in zip(classes, class_counts, strict=True) if count < 1]
+    if absent:
+        raise TrainingError(
+            f"class {', '.join(absent)} has no training bag — add slides of it or leave it out "
+            "of data.classes"
+        )
+    card = ModelCard(
+        dim=dim,
+        classes=tuple(classes),
+        class_counts=tuple(int(count) for count in class_counts),
+        aggregator=config.aggregator.name,
+        objective=config.objective.name,
+        aggregator_params=AGGREGATORS.check(config.aggregator.name, config.aggregator.params),
+        objective_params=OBJECTIVES.check(config.objective.name, config.objective.params),
+    )
+    return from_card(card, seed=seed)
+
+
+def from_card(card: ModelCard, *, seed: int = 0) -> Model:
+    """Return the model a card describes, with new weights drawn from `seed`."""
+    aggregator_params = AGGREGATORS.check(card.aggregator, card.aggregator_params)
+    objective_params = OBJECTIVES.check(card.objective, card.objective_params)
+    aggregator_class = AGGREGATORS.load(card.aggregator)
+    objective_class = OBJECTIVES.load(card.objective)
+    C = len(card.classes)
+    head = C if objective_class.wants == "logits" else None
+    with seeded(seed):
+        aggregator = aggregator_class(card.dim, head, **aggregator_params)
+        objective = objective_class(
+            C, aggregator.embedding_dim, card.class_counts, **objective_params
+        )
+    return Model(card, aggregator, objective)
