@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import cv2
 import numpy as np
@@ -25,6 +24,9 @@ CLASSES = ("normal", "large-cell", "small-cell")
 """Class names of synthetic slides: no lesion, or a lesion of large or of small nuclei."""
 
 DRAWN_MPP = 0.5
+RAMP0 = 4096.0
+PERIOD0 = 128.0
+"""Level-0 pixels over which the position code rises once, and of one wave."""
 Field = NDArray[np.float32]
 
 
@@ -239,30 +241,31 @@ def _stained(
 def position_level(
     size: tuple[int, int],
     downsample: tuple[float, float],
-    size0: tuple[int, int],
-    mode: Literal["ramp", "checker"] = "ramp",
-    seed: int = 0,
+    *,
+    checker: bool = False,
 ) -> NDArray[np.uint8]:
     """Return one level (h, w, 3) whose colour tells the level-0 position of every pixel.
 
-    Red rises along x and green along y from 20 to 235 over the slide; the values are dithered, so
-    means over a tile resolve positions far below a pixel. Blue is constant, or a checkerboard of
-    single level pixels whose visibility after resampling measures aliasing.
+    At level-0 position x, red is 128 + 50 * (2x/RAMP0 - 1) + 60 * sin(2 pi x / PERIOD0), and so is
+    green along y: the slope tells roughly where a tile lies, the phase of the wave tells it to
+    1/100 of a pixel whatever rounding does to the grey values. Blue is constant, or a checkerboard
+    of single level pixels whose visibility after resampling measures aliasing.
     """
-    rng = np.random.default_rng([seed, *size])
     w, h = size
-    x = (np.arange(w) + 0.5) * downsample[0] / size0[0]
-    y = (np.arange(h) + 0.5) * downsample[1] / size0[1]
     level = np.empty((h, w, 3), np.float64)
-    level[..., 0] = 20 + 215 * x[None, :]
-    level[..., 1] = 20 + 215 * y[:, None]
+    level[..., 0] = _position_code((np.arange(w) + 0.5) * downsample[0])[None, :]
+    level[..., 1] = _position_code((np.arange(h) + 0.5) * downsample[1])[:, None]
     odd = (np.arange(w)[None, :] + np.arange(h)[:, None]) % 2
-    level[..., 2] = 255 * odd if mode == "checker" else 128
-    return np.floor(level + rng.uniform(0, 1, level.shape)).clip(0, 255).astype(np.uint8)
+    level[..., 2] = 255 * odd if checker else 128
+    return np.rint(level).clip(0, 255).astype(np.uint8)
 
 
 def position_pyramid(
     size0: tuple[int, int], sizes: Sequence[tuple[int, int]]
 ) -> list[NDArray[np.uint8]]:
     """Return levels of the given sizes, each covering the whole of level 0 on each axis."""
-    return [position_level(s, (size0[0] / s[0], size0[1] / s[1]), size0) for s in sizes]
+    return [position_level(s, (size0[0] / s[0], size0[1] / s[1])) for s in sizes]
+
+
+def _position_code(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return 128 + 50 * (2 * x / RAMP0 - 1) + 60 * np.sin(2 * np.pi * x / PERIOD0)
