@@ -236,16 +236,11 @@ class Slide(ABC):
         dx, dy = self.info.downsamples[level]
         start = xy0[0] / dx, xy0[1] / dy
         extent = size0[0] / dx, size0[1] / dy
-        margin = 1 if min(scale0[0] / dx, scale0[1] / dy) < 1 else 0  # linear needs a neighbour
-        first = (
-            math.floor(start[0] + _ROUNDING) - margin,
-            math.floor(start[1] + _ROUNDING) - margin,
-        )
-        last = (
-            math.ceil(start[0] + extent[0] - _ROUNDING) + margin,
-            math.ceil(start[1] + extent[1] - _ROUNDING) + margin,
-        )
-        rgba, real = self._clamped(level, first, (last[0] - first[0], last[1] - first[1]))
+        # Linear interpolation needs a neighbour, but not one from beyond the slide.
+        margin = 1 if min(scale0[0] / dx, scale0[1] / dy) < 1 else 0
+        x, right = _span(start[0], extent[0], margin, self.info.level_sizes[level][0])
+        y, bottom = _span(start[1], extent[1], margin, self.info.level_sizes[level][1])
+        rgba, real = self._clamped(level, (x, y), (right - x, bottom - y))
         offset = start[0] - real[0], start[1] - real[1]
         return resample(rgba, offset, (extent[0] / size_px[0], extent[1] / size_px[1]), size_px)
 
@@ -282,6 +277,15 @@ class Slide(ABC):
         share = alpha.astype(np.float32) / 255
         colour = np.rint(rgba[..., :3] * share + background * (1 - share)).astype(np.uint8)
         return np.concatenate([colour, alpha], axis=-1)
+
+
+def _span(start: float, extent: float, margin: int, size: int) -> tuple[int, int]:
+    """Return the whole pixels [first, last) that cover an extent, with a margin inside `size`."""
+    first, last = math.floor(start + _ROUNDING), math.ceil(start + extent - _ROUNDING)
+    return (
+        max(first - margin, min(first, 0)),
+        min(last + margin, max(last, size)),
+    )
 
 
 def _rgb(rgba: NDArray[np.uint8]) -> RGB:
