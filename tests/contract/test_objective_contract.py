@@ -1,0 +1,102 @@
+"""What every registered objective promises."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from wsi.errors import TrainingError
+from wsi.objectives import OBJECTIVES
+
+C, E = 3, 8
+COUNTS = (40, 10, 25)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES.names())
+class TestObjective:
+    def objective(self, name):
+        torch.manual_seed(0)
+        return OBJECTIVES.load(name)(C, E, COUNTS)
+
+    def outputs(self, n=6, seed=0):
+        g = torch.Generator().manual_seed(seed)
+        return SimpleNamespace(
+            embedding=torch.randn(n, E, generator=g), logits=torch.randn(n, C, generator=g)
+        )
+
+    def settled(self, name):
+        objective, y = self.objective(name), torch.arange(30) % C
+        objective.before_fit(iter([(self.outputs(30), y)]))
+        objective.after_step(self.outputs(30), y)
+        val = iter([(self.outputs(12, seed=2), torch.arange(12) % C)])
+        objective.after_fit(iter([(self.outputs(30), y)]), val)
+        return objective
+
+    def test_a_single_bag_gives_a_finite_loss_and_gradient(self, name):
+        objective, output = self.objective(name), self.outputs(1)
+        for tensor in (output.embedding, output.logits):
+            tensor.requires_grad_()
+        loss = objective(output, torch.tensor([1]))
+        loss.backward()
+        wanted = getattr(output, "embedding" if objective.wants == "embedding" else "logits")
+        assert loss.shape == ()
+        assert loss.isfinite()
+        assert wanted.grad.isfinite().all()
+        assert wanted.grad.abs().sum() > 0
+
+    def test_classes_absent_from_a_batch_are_no_error(self, name):
+        objective, output, y = self.objective(name), self.outputs(4), torch.full((4,), 2)
+        assert objective(output, y).isfinite()
+        objective.after_step(output, y)
+        assert objective(output, y).isfinite()
+
+    def test_probabilities_sum_to_one(self, name):
+        for objective in (self.objective(name), self.settled(name)):
+            p = objective.probabilities(self.outputs(20)).detach().numpy()
+            assert p.shape == (20, C)
+            assert p.dtype == np.float64
+            assert (p >= 0).all()
+            np.testing.assert_allclose(p.sum(1), 1, atol=1e-12)
+
+    def test_the_state_dict_carries_the_decision_rule(self, name):
+        objective, output = self.settled(name), self.outputs(9, seed=5)
+        torch.manual_seed(99)
+        other = OBJECTIVES.load(name)(C, E, COUNTS)
+        other.load_state_dict(objective.state_dict())
+        assert torch.equal(other.probabilities(output), objective.probabilities(output))
+
+    def test_a_class_without_training_bags_is_named(self, name):
+        with pytest.raises(TrainingError, match="class 1 has no training bag"):
+            OBJECTIVES.load(name)(C, E, (4, 0, 3))
+
+    def test_counts_must_match_the_classes(self, name):
+        with pytest.raises(TrainingError, match="2 class counts were given for 3 classes"):
+            OBJECTIVES.load(name)(C, E, (4, 3))
+
+    def test_a_few_steps_separate_what_is_separable(self, name):
+        rng = np.random.default_rng(0)
+        centres = 3 * np.eye(C, E)
+        y = np.concatenate([np.arange(30) % C, np.arange(60) % C])
+        x = torch.from_numpy((centres[y] + 0.3 * rng.normal(size=(90, E))).astype(np.float32))
+        labels, head = torch.from_numpy(y), torch.nn.Linear(E, C)
+        objective = self.objective(name)
+        parameters = [*head.parameters(), *objective.parameters()]
+        optimizer = torch.optim.Adam(parameters, lr=0.02)
+
+        def output(rows):
+            return SimpleNamespace(embedding=x[rows], logits=head(x[rows]))
+
+        train, test = slice(0, 30), slice(30, 90)
+        objective.before_fit(iter([(output(train), labels[train])]))
+        for _ in range(60):
+            optimizer.zero_grad()
+            batch = output(train)
+            objective(batch, labels[train]).backward()
+            optimizer.step()
+            objective.after_step(batch, labels[train])
+        objective.after_fit(iter([(output(train), labels[train])]), None)
+        p = objective.probabilities(output(test)).detach().numpy()
+        assert (p.argmax(1) == y[test]).mean() > 0.97
