@@ -50,7 +50,8 @@ def test_a_changed_setting_changes_both_keys(changes):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"slide": {"fingerprint": "s2"}},
+        {"slide": PARTS["slide"] | {"fingerprint": "s2"}},
+        {"slide": PARTS["slide"] | {"mpp": (0.5, 0.5)}},
         {"tissue": PARTS["tissue"] | {"mask": "an edited mask's hash"}},
     ],
 )
@@ -62,7 +63,7 @@ def test_what_is_of_one_slide_changes_its_key_only(changes):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"slide": {"fingerprint": "s1", "vendor": "aperio"}},
+        {"slide": PARTS["slide"] | {"vendor": "aperio"}},
         {"tiling": PARTS["tiling"] | {"resolved": {"level": 3}}},
         {"tiling": {"settings": {"tile_px": 256, "mpp": 0.5}}},
         {"encoder": {"fingerprint": "e1"}},

@@ -30,7 +30,8 @@ class Provenance:
     """What a bag was made from; two bags of equal `key` hold the same features.
 
     Args:
-        slide: `fingerprint` and whatever else is known of the slide (mpp, size0, vendor).
+        slide: `fingerprint` and `mpp`, which enter `key`; whatever else is known of the slide
+            (size0, vendor) does not.
         tiling: `settings` (mpp, tile_px, stride_um, min_tissue, max_upsampling), which enter the
             keys, and `resolved` (size0, level, mpp0 ... of this slide), which does not.
         encoder: `Encoder.describe()`, with its `fingerprint`.
@@ -60,8 +61,10 @@ class Provenance:
     @property
     def key(self) -> str:
         """Return the SHA-256 of everything the features depend on."""
-        slide = {"slide": self.slide["fingerprint"], "mask": self.tissue.get("mask")}
-        return sha256_json({"schema": SCHEMA, **slide, **self.recipe})
+        # The resolution may come from the user's table, so the same file may be tiled anew.
+        slide = {"slide": self.slide["fingerprint"], "mpp": self.slide.get("mpp")}
+        mask = {"mask": self.tissue.get("mask")}
+        return sha256_json({"schema": SCHEMA, **slide, **mask, **self.recipe})
 
     @property
     def recipe_key(self) -> str:
