@@ -24,6 +24,7 @@ class BagWriter:
 
     Rows wait in a nameless file of the store's folder: memory stays flat for any slide, and a
     killed process leaves nothing. Fill `counts`, `timings` and `versions` before the block ends.
+    Where every row was left out, the slide is stored as empty.
 
     Raises:
         BagError: at the end, when fewer or more rows came than planned.
@@ -127,7 +128,14 @@ class BagWriter:
                 "nothing was stored — append every tile or leave_out those that failed"
             )
         if self._rows == 0:
-            raise BagError(f"{self._subject}: every tile was left out — store it with write_empty")
+            self._store.write_empty(
+                self._slide_id,
+                self._provenance,
+                reason="no-data",
+                counts=self.counts,
+                timings=self.timings,
+            )
+            return
         self._scratch.flush()
         shape = (self._rows, self._dim)
         bag = Bag(
