@@ -150,7 +150,7 @@ def test_validation_never_takes_the_only_training_patient_of_a_class():
     rows += [SlideRow(f"s{k}", f"p{k}", label="b", split="train") for k in range(4, 6)]
     rows += [SlideRow("t", "pt", label="a", split="test")]
     for seed in range(20):
-        wanted = spec(kind="official", seed=seed, val={"fraction": 0.6})
+        wanted = spec(kind="official", seed=seed, val={"fraction": 0.9})
         (fold,) = make_splits(cohort_of(rows, ("a", "b")), wanted).folds
         assert set(fold.train) & {"s4", "s5"}
 

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from sklearn import metrics as sk
+
+from wsi.errors import ConfigError, PredictionsError, UnknownNameError
+from wsi.evaluation import Predictions, compare
+from wsi.evaluation.comparison import holm
+from wsi.evaluation.intervals import draw_weights
+from wsi.evaluation.sample import make_sample
+from wsi.specs import EvaluateSpec
+
+QUICK = EvaluateSpec(replicates=400)
+
+
+def test_the_difference_is_that_of_the_same_drawn_patients(toy):
+    good, bad = toy(skill=2.0), toy(skill=1.0)
+    found = compare([("good", good), ("bad", bad)], "micro_f1", QUICK)
+    sample = make_sample(good)
+    weights = draw_weights(sample.strata, QUICK)
+    differences = []
+    for r in range(400):
+        times = dict(zip(sample.patients, weights[:, r].astype(int)))
+        values = []
+        for predictions in (bad, good):
+            rows = predictions.table
+            rows = rows.loc[rows.index.repeat(rows["patient_id"].map(times))]
+            seeds = [sk.accuracy_score(t["y_true"], t["y_pred"]) for _, t in rows.groupby("seed")]
+            values.append(np.mean(seeds))
+        differences.append(values[0] - values[1])
+    (row,) = found["differences"]
+    accuracy = [sk.accuracy_score(x.table["y_true"], x.table["y_pred"]) for x in (bad, good)]
+    assert row["value"] == pytest.approx(accuracy[0] - accuracy[1])
+    spread = np.abs(np.array(differences) - row["value"])
+    assert row["p"] == pytest.approx((1 + (spread >= abs(row["value"])).sum()) / 401)
+    # BCa shifts the percentiles only a little here.
+    plain = np.quantile(differences, [0.025, 0.975])
+    assert [row["low"], row["high"]] == pytest.approx(plain, abs=0.02)
+    assert row["high"] < 0
+    assert row["p"] < 0.02
+    json.dumps(found, allow_nan=False)
+
+
+def test_a_run_against_itself_differs_by_nothing(toy):
+    (row,) = compare([("x", toy()), ("y", toy())], "auc", QUICK)["differences"]
+    assert (row["value"], row["low"], row["high"], row["p"]) == (0.0, 0.0, 0.0, 1.0)
+
+
+def test_runs_of_one_skill_are_rarely_told_apart(toy):
+    p = []
+    for draw in range(40):
+        runs = [("x", toy(skill=1.5, draw=draw)), ("y", toy(skill=1.501 + 0.01, draw=draw))]
+        p.append(compare(runs, "micro_f1", QUICK)["differences"][0]["p"])
+    assert np.mean(np.array(p) < 0.05) <= 0.15
+    assert 0.25 < np.median(p)
+
+
+def test_holm_corrects_as_its_definition_says():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.9]) == pytest.approx([1.0, 1.0])
+    assert holm([]) == []
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        p = rng.random(6) ** 3
+        corrected = holm(p)
+        for alpha in (0.01, 0.05, 0.3):
+            # Step down: reject in order of p while p <= alpha / (number not yet rejected).
+            rejected = set()
+            for k, i in enumerate(np.argsort(p)):
+                if p[i] > alpha / (len(p) - k):
+                    break
+                rejected.add(i)
+            assert {i for i in range(6) if corrected[i] <= alpha} == rejected
+
+
+def test_several_runs_are_corrected_and_the_reference_can_be_chosen(toy):
+    runs = [(name, toy(skill=s)) for name, s in (("a", 1.0), ("b", 1.2), ("c", 2.0))]
+    found = compare(runs, spec=QUICK, reference="b")
+    assert found["reference"] == "b"
+    assert [(d["name"], d["minus"]) for d in found["differences"]] == [("a", "b"), ("c", "b")]
+    raw = [d["p"] for d in found["differences"]]
+    assert [d["p_holm"] for d in found["differences"]] == pytest.approx(holm(raw))
+    assert [run["name"] for run in found["runs"]] == ["a", "b", "c"]
+
+
+def test_different_slides_are_refused_with_their_number_and_names(toy):
+    table = toy().table
+    fewer = Predictions(tuple("abcd"), table[~table["slide_id"].isin(["s0003", "s0009"])])
+    with pytest.raises(PredictionsError, match="different slides for 2 slides: s0003, s0009"):
+        compare([("all", toy()), ("fewer", fewer)], spec=QUICK)
+
+
+def test_different_patients_labels_or_classes_are_refused(toy):
+    for column, value, what in (("patient_id", "px", "patients"), ("y_true", "d", "labels")):
+        table = toy().table
+        table.loc[table["slide_id"] == "s0007", column] = value
+        with pytest.raises(PredictionsError, match=f"different {what} for 1 slides: s0007"):
+            compare([("x", toy()), ("y", Predictions(tuple("abcd"), table))], spec=QUICK)
+    with pytest.raises(PredictionsError, match="compare runs of one task"):
+        compare([("x", toy(C=4)), ("y", toy(C=3))], spec=QUICK)
+
+
+def test_what_makes_a_comparison_weak_is_noted(toy):
+    notes = " ".join(
+        compare([("x", toy(n=40, seeds=1)), ("y", toy(n=40, folds=4))], spec=QUICK)["notes"]
+    )
+    for piece in ("20 patients", "different folds", "numbers of seeds: x 1, y 2"):
+        assert piece in notes
+
+
+def test_bad_requests_are_refused(toy):
+    runs = [("x", toy()), ("y", toy())]
+    for wrong in (runs[:1], [], [runs[0], runs[0]]):
+        with pytest.raises(ConfigError, match="two or more runs"):
+            compare(wrong)
+    with pytest.raises(ConfigError, match="'z'"):
+        compare(runs, reference="z")
+    with pytest.raises(UnknownNameError, match="did you mean 'auc'"):
+        compare(runs, "auk")

@@ -1,0 +1,27 @@
+"""Evaluation: predictions, metrics, patient-clustered intervals and paired comparisons."""
+
+from __future__ import annotations
+
+from wsi.evaluation.comparison import compare
+from wsi.evaluation.intervals import Score
+from wsi.evaluation.metrics import METRICS, Measure, Metric
+from wsi.evaluation.predictions import (
+    Predictions,
+    join_labels,
+    read_predictions,
+    write_predictions,
+)
+from wsi.evaluation.scores import evaluate
+
+__all__ = [
+    "METRICS",
+    "Measure",
+    "Metric",
+    "Predictions",
+    "Score",
+    "compare",
+    "evaluate",
+    "join_labels",
+    "read_predictions",
+    "write_predictions",
+]

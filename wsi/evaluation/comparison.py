@@ -1,0 +1,176 @@
+"""Paired comparison of runs on the same slides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from wsi.errors import ConfigError, PredictionsError
+from wsi.evaluation.intervals import FEW_PATIENTS, bootstrap, draw_weights
+from wsi.evaluation.metrics import Metric, defined, metric_named
+from wsi.evaluation.predictions import Predictions
+from wsi.evaluation.sample import Sample, make_sample, point, statistic
+from wsi.findings import few
+from wsi.specs import EvaluateSpec
+
+SCHEMA = "wsi-comparison/1"
+
+
+def compare(
+    runs: Sequence[tuple[str, Predictions]],
+    metric: str = "macro_f1",
+    spec: EvaluateSpec | None = None,
+    reference: str | None = None,
+) -> dict[str, Any]:
+    """Return the runs with their intervals, and the difference of each to a reference.
+
+    One draw of patients serves all runs (a paired, patient-clustered bootstrap). `p` is the share
+    of replicates whose deviation from the observed difference is at least that difference, two
+    sided (Efron & Tibshirani 1993, section 16.4); `p_holm` is corrected for the number of
+    differences (Holm 1979).
+
+    Args:
+        runs: names and predictions; the mean over seeds of each is compared.
+        reference: name of the run to compare with; the first when not given. The best of several
+            is no fair reference: it was picked by the same slides.
+
+    Raises:
+        ConfigError: fewer than two runs, repeated names or an unknown reference.
+        PredictionsError: the runs are of different classes, slides, patients or labels.
+    """
+    spec = spec or EvaluateSpec()
+    chosen = metric_named(metric)
+    names = [name for name, _ in runs]
+    base = reference or (names[0] if names else "")
+    if len(runs) < 2 or len(set(names)) < len(names) or base not in names:
+        raise ConfigError(
+            f"cannot compare runs {', '.join(names) or 'of no name'} with '{base}' — "
+            "give two or more runs of different names, the reference among them"
+        )
+    samples = {name: make_sample(predictions) for name, predictions in runs}
+    for name in names:
+        _refuse_other_slides(base, samples[base], name, samples[name])
+    strata = samples[base].strata
+    weights = draw_weights(strata, spec)
+    differences = [
+        _difference(chosen, name, base, samples, weights, spec) for name in names if name != base
+    ]
+    _add_holm(differences)
+    return {
+        "schema": SCHEMA,
+        "metric": metric,
+        "higher_is_better": chosen.higher_is_better,
+        "reference": base,
+        "level": spec.level,
+        "n": samples[base].n,
+        "n_patients": len(strata),
+        "runs": [_run(chosen, name, samples[name], weights, spec) for name in names],
+        "differences": differences,
+        "notes": _notes(base, samples),
+    }
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Return p values corrected for their number by Holm's step-down rule."""
+    order = np.argsort(p, kind="stable")
+    corrected = np.empty(len(p))
+    ranked = np.asarray(p, dtype=np.float64)[order] * np.arange(len(p), 0, -1)
+    corrected[order] = np.minimum(np.maximum.accumulate(ranked), 1)
+    return corrected.tolist()
+
+
+def _run(
+    metric: Metric, name: str, sample: Sample, weights: np.ndarray, spec: EvaluateSpec
+) -> dict[str, Any]:
+    interval = bootstrap(statistic(metric, sample), weights, sample.strata, spec.level)
+    values = [point(metric, sample.of_seed(k)) for k in range(len(sample.seeds))]
+    return {
+        "name": name,
+        "value": defined(interval.value),
+        "low": defined(interval.low),
+        "high": defined(interval.high),
+        "seeds": len(values),
+        "seeds_sd": defined(float(np.std(values, ddof=1))) if len(values) > 1 else None,
+    }
+
+
+def _difference(
+    metric: Metric,
+    name: str,
+    base: str,
+    samples: dict[str, Sample],
+    weights: np.ndarray,
+    spec: EvaluateSpec,
+) -> dict[str, Any]:
+    of_run, of_base = (statistic(metric, samples[key]) for key in (name, base))
+    strata = samples[base].strata
+    interval = bootstrap(lambda w: of_run(w) - of_base(w), weights, strata, spec.level)
+    p = None
+    if not np.isnan(interval.low):
+        farther = np.abs(interval.replicates - interval.value) >= abs(interval.value)
+        p = float((1 + farther.sum()) / (1 + len(farther)))
+    return {
+        "name": name,
+        "minus": base,
+        "value": defined(interval.value),
+        "low": defined(interval.low),
+        "high": defined(interval.high),
+        "p": p,
+        "undefined_replicates": interval.undefined,
+    }
+
+
+def _add_holm(differences: list[dict[str, Any]]) -> None:
+    known = [difference for difference in differences if difference["p"] is not None]
+    for difference in differences:
+        difference["p_holm"] = None
+    for difference, corrected in zip(known, holm([d["p"] for d in known])):
+        difference["p_holm"] = corrected
+
+
+def _refuse_other_slides(base: str, first: Sample, name: str, other: Sample) -> None:
+    if first.classes != other.classes:
+        raise PredictionsError(
+            f"{base} has the classes {', '.join(first.classes)}, {name} {', '.join(other.classes)}"
+            " — compare runs of one task"
+        )
+    for what, of_sample in (("slides", _slides), ("patients", _patients), ("labels", _labels)):
+        mine, theirs = of_sample(first), of_sample(other)
+        if mine != theirs:
+            differing = sorted({row[0] for row in mine ^ theirs})
+            raise PredictionsError(
+                f"{base} and {name} have different {what} for {len(differing)} slides: "
+                f"{few(differing)} — compare predictions of the same slides and labels"
+            )
+
+
+def _slides(sample: Sample) -> set[tuple[str, ...]]:
+    return {(str(slide),) for slide in sample.slides}
+
+
+def _patients(sample: Sample) -> set[tuple[str, ...]]:
+    owners = (sample.patients[code] for code in sample.runs[0].patient)
+    return {(str(slide), patient) for slide, patient in zip(sample.slides, owners)}
+
+
+def _labels(sample: Sample) -> set[tuple[str, ...]]:
+    return {(str(s), sample.classes[y]) for s, y in zip(sample.slides, sample.runs[0].y)}
+
+
+def _notes(base: str, samples: dict[str, Sample]) -> list[str]:
+    notes = []
+    n_patients = len(samples[base].patients)
+    if n_patients < FEW_PATIENTS:
+        notes.append(f"intervals expanded: {n_patients} patients, fewer than {FEW_PATIENTS}")
+    folds = {tuple(zip(s.slides, s.runs[0].fold)) for s in samples.values()}
+    if len(folds) > 1:
+        notes.append("the runs were trained on different folds: part of a difference is the split")
+    counts = {name: len(sample.seeds) for name, sample in samples.items()}
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{name} {n}" for name, n in counts.items())
+        notes.append(f"the runs have different numbers of seeds: {listed}")
+    elif set(counts.values()) == {1}:
+        notes.append("one seed each: the spread over seeds is unknown")
+    return notes

@@ -1,0 +1,293 @@
+"""The predictions table: one row per slide, fold and seed, written as CSV with a JSON sidecar."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from wsi.cohorts import Cohort, match_ids
+from wsi.errors import PredictionsError
+from wsi.files import publish_bytes, publish_json, sha256_file
+from wsi.findings import few
+from wsi.registry import suggest
+
+SCHEMA = "wsi-predictions/1"
+TEXTS = ("slide_id", "patient_id", "site", "cohort", "split", "y_true", "y_pred")
+NUMBERS = ("fold", "seed")
+HEAD = ("slide_id", "patient_id", "site", "cohort", "fold", "seed", "split", "y_true")
+_DEFAULTS = {"site": "", "cohort": "", "fold": 0, "seed": 0, "split": "test", "y_true": ""}
+_SUM_TOLERANCE = 1e-3  # a softmax in half precision, written with few digits
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Predictions of known classes, valid once made.
+
+    Args:
+        classes: class names in order, C of them.
+        table: columns slide_id, patient_id, site, cohort, fold, seed, split, y_true, one
+            p_<class> per class, y_pred. Ids, sites, labels are text and empty where unknown; fold
+            and seed whole numbers. Of these site, cohort, fold, seed, split, y_true and y_pred
+            (the class of largest probability) may be left out.
+        decision: the rule that made y_pred, in words.
+        not_evaluable: slides that could not be predicted (no bag, no tile), and why.
+
+    Raises:
+        PredictionsError: a column is missing, a probability is not one, a label is no class, or
+            a slide stands twice in one fold and seed; all problems are listed.
+    """
+
+    classes: tuple[str, ...]
+    table: pd.DataFrame
+    decision: str = "largest probability"
+    not_evaluable: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", tuple(self.classes))
+        object.__setattr__(self, "table", _normalised(self.table, self.classes))
+
+    @property
+    def p(self) -> np.ndarray:
+        """Return the probabilities, (n, C) float64."""
+        return self.table[_columns(self.classes)].to_numpy(np.float64)
+
+    @property
+    def y(self) -> np.ndarray:
+        """Return the true classes as (n,) indices, -1 where unknown."""
+        return _codes(self.table["y_true"].tolist(), self.classes)
+
+    @property
+    def decided(self) -> np.ndarray:
+        """Return the predicted classes as (n,) indices."""
+        return _codes(self.table["y_pred"].tolist(), self.classes)
+
+    @property
+    def seeds(self) -> list[int]:
+        """Return the seeds, sorted."""
+        return sorted({int(seed) for seed in self.table["seed"]})
+
+
+def write_predictions(predictions: Predictions, path: Path) -> None:
+    """Write `path` and, last, its sidecar `<stem>.json` (classes in order, rule, hash)."""
+    publish_bytes(path, predictions.table.to_csv(index=False, lineterminator="\n").encode())
+    sidecar = {
+        "schema": SCHEMA,
+        "classes": list(predictions.classes),
+        "decision": predictions.decision,
+        "not_evaluable": dict(predictions.not_evaluable),
+        "rows": len(predictions.table),
+        "sha256": sha256_file(path),
+    }
+    publish_json(path.with_suffix(".json"), sidecar)
+
+
+def read_predictions(path: Path | str, classes: Sequence[str] | None = None) -> Predictions:
+    """Return the predictions of a file.
+
+    Args:
+        classes: the classes in order, for a file without sidecar; of one that has a sidecar they
+            must be the same.
+
+    Raises:
+        PredictionsError: no file, no sidecar and no classes, a changed file, or bad values.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise PredictionsError(f"no predictions at {path} — give a predictions.csv or a run folder")
+    sidecar = _sidecar(path, classes)
+    if "sha256" in sidecar and sidecar["sha256"] != sha256_file(path):
+        raise PredictionsError(
+            f"{path.name} was changed since it was written: its hash is not the sidecar's — "
+            "restore it, or remove the sidecar and name the classes"
+        )
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (ValueError, pd.errors.ParserError) as error:
+        raise PredictionsError(f"{path.name} is no readable CSV: {error}") from error
+    try:
+        return Predictions(
+            tuple(sidecar["classes"]), table, sidecar["decision"], sidecar["not_evaluable"]
+        )
+    except PredictionsError as error:
+        raise PredictionsError(f"{path.name}: {error}") from error
+
+
+def join_labels(predictions: Predictions, cohort: Cohort) -> Predictions:
+    """Return the predictions with the labels, and missing sites, of a cohort table.
+
+    Raises:
+        PredictionsError: a predicted slide is not in the cohort, has no label or another patient,
+            or the classes differ.
+    """
+    if cohort.classes and tuple(cohort.classes) != predictions.classes:
+        raise PredictionsError(
+            f"predictions have the classes {', '.join(predictions.classes)}, cohort {cohort.name} "
+            f"has {', '.join(cohort.classes)} — read the cohort with the classes of the run"
+        )
+    table = predictions.table.copy()
+    by_id = {row.slide_id: row for row in cohort.rows}
+    meant = {
+        found: by_id[mine] for mine, found in match_ids(cohort, set(table["slide_id"])).items()
+    }
+    _refuse("are not in cohort", cohort, [s for s in table["slide_id"] if s not in meant])
+    _refuse("have no label in cohort", cohort, [s for s in table["slide_id"] if not meant[s].label])
+    rows = [meant[slide_id] for slide_id in table["slide_id"]]
+    others = [r.slide_id for r, p in zip(rows, table["patient_id"]) if r.patient_id != p]
+    _refuse("have another patient in cohort", cohort, others)
+    table["y_true"] = [row.label or "" for row in rows]
+    table["site"] = [kept or row.site or "" for kept, row in zip(table["site"], rows)]
+    return Predictions(predictions.classes, table, predictions.decision, predictions.not_evaluable)
+
+
+def changed_labels(before: Predictions, after: Predictions) -> list[tuple[str, str, str]]:
+    """Return slide_id, old and new label of every slide whose known label differs."""
+    old = dict(zip(before.table["slide_id"], before.table["y_true"]))
+    new = dict(zip(after.table["slide_id"], after.table["y_true"]))
+    return [
+        (slide_id, label, new[slide_id])
+        for slide_id, label in sorted(old.items())
+        if label and slide_id in new and new[slide_id] != label
+    ]
+
+
+def _refuse(what: str, cohort: Cohort, slides: Sequence[str]) -> None:
+    if slides:
+        listed = sorted(set(slides))
+        raise PredictionsError(
+            f"{len(listed)} predicted slides {what} {cohort.name}: {few(listed)} — "
+            "use the cohort table of the run"
+        )
+
+
+def _sidecar(path: Path, classes: Sequence[str] | None) -> dict:
+    beside = path.with_suffix(".json")
+    if not beside.is_file():
+        if classes is None:
+            raise PredictionsError(
+                f"{path.name} has no sidecar {beside.name}, so the classes are unknown — name them"
+            )
+        return {"classes": list(classes), "decision": "as given", "not_evaluable": {}}
+    try:
+        sidecar = json.loads(beside.read_text(encoding="utf-8"))
+        known = {
+            k: sidecar[k] for k in ("schema", "classes", "decision", "not_evaluable", "sha256")
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        raise PredictionsError(f"{beside.name} is no sidecar of predictions: {error}") from error
+    if known["schema"] != SCHEMA:
+        raise PredictionsError(f"{beside.name} has schema {known['schema']}, not {SCHEMA}")
+    if classes is not None and list(classes) != known["classes"]:
+        raise PredictionsError(
+            f"{path.name} has the classes {', '.join(known['classes'])}, not {', '.join(classes)}"
+        )
+    return known
+
+
+def _columns(classes: Sequence[str]) -> list[str]:
+    return [f"p_{name}" for name in classes]
+
+
+def _codes(labels: Iterable[str], classes: Sequence[str]) -> np.ndarray:
+    index = {name: code for code, name in enumerate(classes)}
+    return np.array([index.get(label, -1) for label in labels], dtype=np.int64)
+
+
+def _normalised(table: pd.DataFrame, classes: tuple[str, ...]) -> pd.DataFrame:
+    """Return a checked copy with the columns in order and of their types."""
+    if len(set(classes)) < max(2, len(classes)):
+        raise PredictionsError(
+            f"classes ({', '.join(classes)}) must be two or more different names"
+        )
+    _check_columns(table, classes)
+    table = table.copy().reset_index(drop=True)
+    for name, value in _DEFAULTS.items():
+        if name not in table:
+            table[name] = value
+    for name in set(TEXTS) & set(table.columns):
+        table[name] = ["" if pd.isna(value) else str(value) for value in table[name]]
+    problems = [problem for name in NUMBERS for problem in _make_whole(table, name)]
+    for name in _columns(classes):
+        table[name] = np.array([_number(value) for value in table[name]])
+    problems += _probability_problems(table, classes)
+    if "y_pred" not in table and not problems:
+        table["y_pred"] = [classes[k] for k in table[_columns(classes)].to_numpy().argmax(axis=1)]
+    problems += _label_problems(table, classes)
+    if problems:
+        raise PredictionsError("; ".join(problems))
+    return table.reindex(columns=[*HEAD, *_columns(classes), "y_pred"])
+
+
+def _check_columns(table: pd.DataFrame, classes: tuple[str, ...]) -> None:
+    needed = ["slide_id", "patient_id", *_columns(classes)]
+    known = {*needed, *HEAD, "y_pred"}
+    missing = [name for name in needed if name not in table]
+    if missing:
+        near = suggest(missing[0], [str(name) for name in table.columns])
+        raise PredictionsError(
+            f"predictions lack the columns {', '.join(missing)}{near} — "
+            f"they have: {', '.join(map(str, table.columns))}"
+        )
+    extra = [name for name in table.columns if str(name).startswith("p_") and name not in known]
+    if extra:
+        raise PredictionsError(
+            f"predictions have {', '.join(extra)}, which is no declared class "
+            f"({', '.join(classes)}) — declare it or drop the column"
+        )
+
+
+def _make_whole(table: pd.DataFrame, name: str) -> list[str]:
+    numbers = np.array([_number(value) for value in table[name]])
+    bad = ~np.isfinite(numbers) | (numbers != np.round(numbers))
+    if bad.any():
+        return [f"{name} must be whole numbers, not {few(map(repr, table[name][bad]))}"]
+    table[name] = numbers.astype(np.int64)
+    return []
+
+
+def _number(value: object) -> float:
+    try:
+        return float(str(value))
+    except ValueError:
+        return math.nan
+
+
+def _probability_problems(table: pd.DataFrame, classes: Sequence[str]) -> list[str]:
+    p = table[_columns(classes)].to_numpy(np.float64)
+    finite = np.isfinite(p).all(axis=1)
+    inside = ((p >= 0) & (p <= 1)).all(axis=1)
+    summed = np.abs(p.sum(axis=1) - 1) <= _SUM_TOLERANCE
+    named = [
+        (~finite, "probabilities that are no finite numbers"),
+        (finite & ~inside, "probabilities outside [0, 1]"),
+        (finite & inside & ~summed, "probabilities that do not sum to 1"),
+    ]
+    return [problem for bad, what in named for problem in _rows_with(table, bad, what)]
+
+
+def _label_problems(table: pd.DataFrame, classes: tuple[str, ...]) -> list[str]:
+    problems = []
+    for name in ("slide_id", "patient_id"):
+        problems += _rows_with(table, (table[name] == "").to_numpy(), f"no {name}")
+    for name, allowed in (("y_true", (*classes, "")), ("y_pred", classes)):
+        if name in table:
+            bad = ~table[name].isin(allowed).to_numpy()
+            values = few(sorted(set(table[name][bad])))
+            problems += _rows_with(table, bad, f"{name} that is no class ({values})")
+    twice = table.duplicated(["slide_id", "fold", "seed"]).to_numpy()
+    problems += _rows_with(table, twice, "a second prediction in the same fold and seed")
+    for name, what in (("patient_id", "patients"), ("site", "sites"), ("y_true", "labels")):
+        several = table.groupby("slide_id")[name].transform("nunique").to_numpy() > 1
+        problems += _rows_with(table, several, f"several {what} for one slide")
+    return problems
+
+
+def _rows_with(table: pd.DataFrame, bad: np.ndarray, what: str) -> list[str]:
+    if not bad.any():
+        return []
+    return [f"{int(bad.sum())} rows have {what}: {few(dict.fromkeys(table['slide_id'][bad]))}"]
