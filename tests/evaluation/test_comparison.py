@@ -52,10 +52,10 @@ def test_a_run_against_itself_differs_by_nothing(toy):
 def test_runs_of_one_skill_are_rarely_told_apart(toy):
     p = []
     for draw in range(40):
-        runs = [("x", toy(skill=1.5, draw=draw)), ("y", toy(skill=1.501 + 0.01, draw=draw))]
+        runs = [("x", toy(skill=1.5, draw=draw)), ("y", toy(skill=1.51, draw=draw))]
         p.append(compare(runs, "micro_f1", QUICK)["differences"][0]["p"])
     assert np.mean(np.array(p) < 0.05) <= 0.15
-    assert 0.25 < np.median(p)
+    assert np.median(p) > 0.25
 
 
 def test_holm_corrects_as_its_definition_says():

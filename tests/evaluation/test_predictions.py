@@ -97,7 +97,7 @@ def test_all_problems_are_listed_at_once():
 
 
 def test_a_missing_column_is_named():
-    with pytest.raises(PredictionsError, match="lack the columns p_b.*they have: slide_id"):
+    with pytest.raises(PredictionsError, match=r"lack the columns p_b.*they have: slide_id"):
         Predictions(AB, table().drop(columns="p_b"))
 
 

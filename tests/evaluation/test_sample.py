@@ -122,5 +122,5 @@ def test_rows_without_labels_cannot_be_scored(toy):
 
 def test_seeds_over_different_slides_are_refused(toy):
     table = toy(seeds=2).table
-    with pytest.raises(PredictionsError, match="seeds 0 and 1 differ in 1 slides.*s0119"):
+    with pytest.raises(PredictionsError, match=r"seeds 0 and 1 differ in 1 slides.*s0119"):
         make_sample(Predictions(tuple("abcd"), table.iloc[:-1]))
