@@ -229,6 +229,16 @@ def test_the_same_seed_gives_bit_identical_predictions(objective):
     assert not np.array_equal(results[0][0], results[2][0])
 
 
+def test_dropout_follows_the_seed():
+    one_bag = from_arrays({"a": np.ones((1, D), np.float32)}, [0])
+    losses = []
+    for seed in (1, 1, 2):
+        model = model_of(dropout=0.5)
+        _, result = trained(seed=seed, model=model, train=one_bag)
+        losses.append([row["train_loss"] for row in result.history])
+    assert losses[0] == losses[1] != losses[2]
+
+
 def test_the_callers_random_state_is_untouched():
     torch.manual_seed(5)
     expected = torch.randn(2)

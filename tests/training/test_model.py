@@ -34,7 +34,7 @@ def test_a_misspelt_name_or_parameter_gets_a_suggestion():
     with pytest.raises(UnknownNameError, match="did you mean 'abmil'"):
         build(config(aggregator="abmill"), 8, "ab", [3, 3])
     with pytest.raises(ConfigError, match="did you mean 'hidden'"):
-        build(config(aggregator={"name": "abmil", "hiden": 8}), 8, "ab", [3, 3])
+        build(config(aggregator={"name": "abmil", "hiddn": 8}), 8, "ab", [3, 3])
     with pytest.raises(ConfigError, match="temperature"):
         build(config(objective={"name": "ncmi", "temperature": "warm"}), 8, "ab", [3, 3])
 
