@@ -1,0 +1,475 @@
+"""The `wsi` command: typed functions whose docstrings are the help.
+
+Nothing heavy is imported here; each command imports what it needs.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import App, CycloptsError, Group, Parameter
+
+if TYPE_CHECKING:
+    from pipelines.console import Console
+
+HELP = """Whole-slide images to attention-MIL classifiers, with intervals a reviewer can trust.
+
+slides -> tissue -> tiles -> embeddings -> bags -> splits -> training -> predictions -> report
+
+Start with `wsi demo`, then `wsi scan DIR` on your own slides. Settings are given as `key=value`
+(`wsi config show` lists them), on top of a preset or a YAML file.
+"""
+
+app = App(name="wsi", help=HELP, version_flags=["--version"])
+app["--help"].group = app["--version"].group = "Options"
+_DATA = Group("Slides to bags", sort_key=1)
+_LEARN = Group("Bags to results", sort_key=2)
+_LOOK = Group("Looking around", sort_key=3)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Common:
+    """Options of every command."""
+
+    json: Annotated[bool, Parameter(negative=())] = False
+    """One JSON document on stdout in place of tables."""
+
+    quiet: Annotated[bool, Parameter(negative=(), name=("--quiet", "-q"))] = False
+    """Say only what went wrong."""
+
+    verbose: Annotated[bool, Parameter(negative=(), name=("--verbose", "-v"))] = False
+    """Say more."""
+
+    debug: Annotated[bool, Parameter(negative=())] = False
+    """Show the traceback of an error."""
+
+    def console(self, log: Path | None = None) -> Console:
+        """Return what the command talks through."""
+        from pipelines.console import Console
+
+        return Console(json=self.json, quiet=self.quiet, verbose=self.verbose, log=log)
+
+
+COMMON = Common()
+Settings = Annotated[str, Parameter(help="a preset or YAML file, then key=value settings")]
+
+
+@app.command(group=_LOOK)
+def demo(*, out: Path = Path("wsi-demo"), seed: int = 0, common: Common = COMMON) -> int:
+    """Run the whole of wsi on synthetic slides: no data, no network, under three minutes.
+
+    Draws slides over three sites and three classes, makes bags, trains CE and NCMI, compares
+    them, and writes a report to look at.
+
+    Parameters
+    ----------
+    out
+        Folder for everything the demo makes.
+    seed
+        Seed of slides, splits and training.
+    """
+    from pipelines.demo import run
+
+    return run(out, seed, common.console())
+
+
+@app.command(group=_LOOK)
+def doctor(*, out: Path | None = None, common: Common = COMMON) -> int:
+    """Check machine, libraries, device, weights cache and output folder; say how to fix what fails.
+
+    Parameters
+    ----------
+    out
+        Folder where results shall go; checked for space and for atomic renames.
+    """
+    from pipelines.doctor import run
+
+    return run(out, common.console())
+
+
+@app.command(group=_DATA)
+def scan(*paths: Path, out: Path | None = None, common: Common = COMMON) -> int:
+    """List slides: vendor, size, levels, resolution and where it comes from, or what is wrong.
+
+    Exit code 3 when a slide is unreadable or has no believable resolution.
+
+    Parameters
+    ----------
+    paths
+        Folders (searched below), slide files, or tables with a path column.
+    out
+        Also write the table as CSV; it can be edited and given to `wsi preprocess --slides`.
+    """
+    from pipelines.scan import run
+    from wsi.errors import ConfigError
+    from wsi.specs import SlidesSpec
+
+    if not paths:
+        raise ConfigError("nothing to scan — give folders or slide files: wsi scan DIR")
+    return run(paths, out, SlidesSpec(), common.console())
+
+
+@app.command(group=_DATA)
+def preprocess(
+    *settings: Settings,
+    slides: Annotated[list[Path], Parameter(consume_multiple=True)],
+    out: Path,
+    jobs: int = 1,
+    device: str = "cpu",
+    until: Literal["tissue", "tiles", "bags"] = "bags",
+    allow_quarantined: str = "0",
+    retry_quarantined: Annotated[bool, Parameter(negative=())] = False,
+    redo: Annotated[bool, Parameter(negative=())] = False,
+    dry_run: Annotated[bool, Parameter(negative=())] = False,
+    common: Common = COMMON,
+) -> int:
+    """Turn slides into bags of tile embeddings; run it again to go on where it stopped.
+
+    A slide that cannot be used is quarantined with a reason and never stops the run; the exit
+    code is then 3. Example: wsi preprocess --slides DIR --out OUT tiling.mpp=0.5 encoder=resnet50
+
+    Parameters
+    ----------
+    slides
+        Folders, slide files, or a CSV with a path column (and mpp, where metadata lacks it).
+    out
+        Output folder: bags, tiles, tissue, thumbnails, slides.csv, quarantine.csv.
+    jobs
+        Processes that read and encode side by side.
+    device
+        Where the encoder runs: cpu, cuda, cuda:1, mps.
+    until
+        Stop after tissue and tiles, to look at the overlays first.
+    allow_quarantined
+        Exit 0 with up to this many quarantined slides, a number or a share: 5 or 2%.
+    retry_quarantined
+        Try slides again that failed before and have not changed.
+    redo
+        Make bags again that were made with other settings.
+    dry_run
+        Say what would be done: slides, tiles, GB, what is unresolved.
+    """
+    from pipelines.config import load_config
+    from pipelines.preprocess import Options, run
+
+    options = Options(
+        slides=tuple(slides),
+        out=out,
+        jobs=jobs,
+        device=device,
+        until=until,
+        dry_run=dry_run,
+        redo=redo,
+        retry_quarantined=retry_quarantined,
+        allow_quarantined=allow_quarantined,
+    )
+    log = None if dry_run else out / "run.log"
+    return run(load_config(settings), options, common.console(log))
+
+
+bags = app.command(App(name="bags", help="Look at, check and convert bags.", group=_DATA))
+
+
+@bags.command(name="ls")
+def bags_ls(folder: Path, *, common: Common = COMMON) -> int:
+    """List the bags of a folder: tiles, width, encoder, tiling.
+
+    Parameters
+    ----------
+    folder
+        A recipe folder, or the folder of recipes while it holds one.
+    """
+    from pipelines.bags import list_bags
+
+    return list_bags(folder, common.console())
+
+
+@bags.command(name="verify")
+def bags_verify(folder: Path, *, common: Common = COMMON) -> int:
+    """Check every byte of every bag; exit code 5 and names when one is damaged.
+
+    Parameters
+    ----------
+    folder
+        A recipe folder, or the folder of recipes while it holds one.
+    """
+    from pipelines.bags import verify_bags
+
+    return verify_bags(folder, common.console())
+
+
+@bags.command(name="convert")
+def bags_convert(
+    folder: Path, *, to: Literal["h5", "zarr"], out: Path, common: Common = COMMON
+) -> int:
+    """Write the bags of a folder in another file format; nothing is lost either way.
+
+    Parameters
+    ----------
+    folder
+        A recipe folder, or the folder of recipes while it holds one.
+    to
+        File format to write.
+    out
+        Folder for the converted bags.
+    """
+    from pipelines.bags import convert_bags
+
+    return convert_bags(folder, to, out, common.console())
+
+
+cohort = app.command(App(name="cohort", help="Check cohort tables.", group=_LEARN))
+
+
+@cohort.command(name="check")
+def cohort_check(table: Path, *settings: Settings, common: Common = COMMON) -> int:
+    """Find what is wrong with a table of slides, patients and labels; exit code 5 on errors.
+
+    Parameters
+    ----------
+    table
+        CSV or Excel: slide_id, patient_id, label, and site, split, path, mpp where known.
+    """
+    from pipelines.cohort import check
+
+    return check(table, settings, common.console())
+
+
+splits = app.command(App(name="splits", help="Make and audit splits by patient.", group=_LEARN))
+
+
+@splits.command(name="make")
+def splits_make(table: Path, *settings: Settings, out: Path, common: Common = COMMON) -> int:
+    """Divide the patients of a cohort into training, validation and test parts.
+
+    Example: wsi splits make cohort.csv --out splits.csv split.kind=leave-one-site-out
+
+    Parameters
+    ----------
+    table
+        The cohort table.
+    out
+        CSV of slide_id, patient_id, fold, part; a JSON with seed and hash goes beside it.
+    """
+    from pipelines.cohort import make
+
+    return make(table, settings, out, common.console())
+
+
+@splits.command(name="audit")
+def splits_audit(file: Path, *settings: Settings, cohort: Path, common: Common = COMMON) -> int:
+    """Find leaks and gaps in a split file; exit code 5 when a patient is on two sides.
+
+    Parameters
+    ----------
+    file
+        A split table written by `wsi splits make`.
+    cohort
+        The cohort table it divides.
+    """
+    from pipelines.cohort import audit
+
+    return audit(file, settings, cohort, common.console())
+
+
+@app.command(group=_LEARN)
+def train(
+    *settings: Settings,
+    cohort: Path,
+    bags: Path,
+    out: Path,
+    splits: Path | None = None,
+    jobs: int = 1,
+    device: str = "cpu",
+    dry_run: Annotated[bool, Parameter(negative=())] = False,
+    common: Common = COMMON,
+) -> int:
+    """Train one model per fold and seed, predict the test parts, evaluate and report.
+
+    Example: wsi train --cohort cohort.csv --bags OUT/bags --out RUN objective=ncmi
+    data.classes=[negative,itc,micro,macro] split.kind=leave-one-site-out fit.seeds=5
+
+    Parameters
+    ----------
+    cohort
+        Table of slides, patients, labels, sites.
+    bags
+        Folder of bags of one recipe.
+    out
+        Run folder; made new, or continued where it stopped.
+    splits
+        Use these splits in place of making them from split.*.
+    jobs
+        Processes that train folds and seeds side by side, one thread each.
+    device
+        Where to train: cpu, cuda, cuda:1.
+    dry_run
+        Say what would be trained: folds, seeds, slides and classes per part.
+    """
+    from pipelines.config import load_config
+    from pipelines.train import Options, run
+
+    options = Options(cohort, bags, out, splits, jobs, device, dry_run)
+    return run(load_config(settings), options, common.console(None if dry_run else out / "run.log"))
+
+
+@app.command(group=_LEARN)
+def evaluate(
+    *runs: Path,
+    by: Annotated[list[Literal["site", "cohort"]] | None, Parameter(consume_multiple=True)] = None,
+    cohort: Path | None = None,
+    out: Path | None = None,
+    replicates: int = 2000,
+    common: Common = COMMON,
+) -> int:
+    """Print macro-F1, AUC and more with patient-clustered intervals, overall and by site.
+
+    Parameters
+    ----------
+    runs
+        Run folders or predictions.csv files.
+    by
+        What to divide the results by; sites where known.
+    cohort
+        Join corrected labels from this table first.
+    out
+        Write metrics.json here; for a run folder it is written there.
+    replicates
+        Bootstrap replicates.
+    """
+    from pipelines.evaluate import run
+
+    return run(runs, tuple(by or ()), cohort, out, replicates, common.console())
+
+
+@app.command(group=_LEARN)
+def compare(
+    *runs: Path,
+    metric: str = "macro_f1",
+    out: Path | None = None,
+    replicates: int = 2000,
+    common: Common = COMMON,
+) -> int:
+    """Compare runs on the same slides: paired differences with patient-clustered intervals.
+
+    Parameters
+    ----------
+    runs
+        Two or more run folders or predictions.csv files; the first is the reference.
+    metric
+        What to compare: macro_f1, auc, balanced_accuracy, ...
+    out
+        Write the comparison and a report of all runs here.
+    replicates
+        Bootstrap replicates.
+    """
+    from pipelines.compare import run
+
+    return run(runs, metric, out, replicates, common.console())
+
+
+@app.command(name="list", group=_LOOK)
+def list_(
+    what: Literal[
+        "encoders", "aggregators", "objectives", "tissue", "readers", "stores", "metrics"
+    ],
+    *,
+    common: Common = COMMON,
+) -> int:
+    """List what can be named in the settings, with the settings each has.
+
+    Parameters
+    ----------
+    what
+        Which kind of thing.
+    """
+    from pipelines.listing import run
+
+    return run(what, common.console())
+
+
+config = app.command(App(name="config", help="Show settings and what they mean.", group=_LOOK))
+
+
+@config.command(name="show")
+def config_show(*settings: Settings, common: Common = COMMON) -> int:
+    """Print all settings as they would be used, as YAML that can be edited and given back."""
+    from pipelines.config import as_yaml, load_config
+
+    loaded = load_config(settings)
+    common.console().result(loaded.model_dump(mode="json"))
+    if not common.json:
+        print(as_yaml(loaded), end="")
+    return 0
+
+
+@config.command(name="schema")
+def config_schema(*, common: Common = COMMON) -> int:
+    """Print every setting with type, default and meaning; with --json as JSON Schema."""
+    from pipelines.listing import schema
+
+    return schema(common.console())
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code; no traceback for what a user can mend."""
+    sys.exit(run_command(sys.argv[1:] if argv is None else argv))
+
+
+def run_command(argv: Sequence[str]) -> int:
+    """Return the exit code of one command line."""
+    signal.signal(signal.SIGTERM, _terminated)
+    debug = "--debug" in argv
+    try:
+        result = app(argv, exit_on_error=False, print_error=False, result_action="return_value")
+        return result if isinstance(result, int) else 0
+    except CycloptsError as error:
+        return _failed("USAGE", _first_line(error), 2, debug)
+    except KeyboardInterrupt:
+        return _failed("INTERRUPTED", "stopped — run the same command again to go on", 130, False)
+    except BrokenPipeError:
+        # The reader of a pipe has seen enough; nothing may be flushed into it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        return _handled(error, debug)
+
+
+def _handled(error: Exception, debug: bool) -> int:
+    from wsi.errors import WsiError
+
+    if isinstance(error, WsiError):
+        return _failed(error.code, str(error), error.exit_code, debug)
+    if isinstance(error, OSError):
+        return _failed("IO", f"{error.filename or ''} {error.strerror or error}".strip(), 1, debug)
+    message = f"{type(error).__name__}: {error} — this is a bug; rerun with --debug and report it"
+    return _failed("BUG", message, 1, debug)
+
+
+def _failed(code: str, message: str, exit_code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"error[{code}]: {message}", file=sys.stderr)
+    return exit_code
+
+
+def _first_line(error: CycloptsError) -> str:
+    text = " ".join(str(error).split())
+    return f"{text} — see `wsi --help`, or `wsi COMMAND --help`"
+
+
+def _terminated(number: int, frame: Any) -> None:
+    print("error[INTERRUPTED]: stopped — run the same command again to go on", file=sys.stderr)
+    sys.exit(128 + number)
+
+
+if __name__ == "__main__":
+    main()

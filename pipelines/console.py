@@ -1,0 +1,140 @@
+"""What the program says: people on stderr, results on stdout, a log for later."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console as RichConsole
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+_PULSE_S = 15.0  # where there is no terminal, progress is a line now and then
+
+
+@dataclass
+class Console:
+    """Talks to people (stderr) and scripts (stdout).
+
+    Attributes:
+        json: print one JSON document on stdout in place of tables.
+        quiet: say only what went wrong.
+        log: file that keeps every line said, with times.
+    """
+
+    json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+    log: Path | None = None
+    _people: RichConsole = field(
+        default_factory=lambda: RichConsole(stderr=True, highlight=False, soft_wrap=True)
+    )
+
+    def say(self, text: str) -> None:
+        """Say something to people, unless they asked for quiet."""
+        self._keep(text)
+        if not self.quiet:
+            self._people.print(text, markup=False)
+
+    def warn(self, text: str) -> None:
+        """Say something that must not be missed."""
+        self._keep(f"warning: {text}")
+        self._people.print(f"warning: {text}", style="yellow", markup=False)
+
+    def detail(self, text: str) -> None:
+        """Say something only the curious want to read."""
+        self._keep(text)
+        if self.verbose and not self.quiet:
+            self._people.print(text, style="dim", markup=False)
+
+    def result(self, value: Any) -> None:
+        """Print a JSON document on stdout when asked for JSON."""
+        if self.json:
+            print(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False, default=str))
+
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:
+        """Print a table on stdout, unless JSON was asked for.
+
+        On a terminal it is drawn; into a pipe go tab-separated lines that scripts can cut.
+        """
+        if self.json:
+            return
+        if not sys.stdout.isatty():
+            print("\t".join(columns))
+            for row in rows:
+                print("\t".join(str(cell) for cell in row))
+            return
+        table = Table(*columns, title=title or None, title_justify="left")
+        for row in rows:
+            table.add_row(*(str(cell) for cell in row))
+        RichConsole(highlight=False).print(table)
+
+    @contextmanager
+    def progress(self, what: str, total: int) -> Iterator[Tracker]:
+        """Track `total` steps with a bar and an ETA; a line now and then where no terminal is."""
+        if self._people.is_terminal and not self.quiet:
+            with _bar(self._people) as bar:
+                task = bar.add_task(what, total=total)
+                yield Tracker(lambda n, text: bar.update(task, advance=n, description=text or what))
+        else:
+            yield Tracker(_Pulse(self, what, total))
+
+    def _keep(self, text: str) -> None:
+        if self.log is not None:
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+            with self.log.open("a", encoding="utf-8") as handle:
+                handle.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
+
+def _bar(console: RichConsole) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("eta"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+
+
+class Tracker:
+    """Counts steps of long work."""
+
+    def __init__(self, update: Any) -> None:
+        self._update = update
+
+    def advance(self, n: int = 1, text: str = "") -> None:
+        """Count `n` more steps, optionally renaming what is being done."""
+        self._update(n, text)
+
+
+class _Pulse:
+    def __init__(self, console: Console, what: str, total: int) -> None:
+        self._console, self._what, self._total = console, what, total
+        self._done = 0
+        self._started = self._last = time.monotonic()
+
+    def __call__(self, n: int, text: str) -> None:
+        self._done += n
+        now = time.monotonic()
+        if now - self._last >= _PULSE_S and self._done:
+            self._last = now
+            left = (now - self._started) / self._done * max(0, self._total - self._done)
+            self._console.say(
+                f"{text or self._what}: {self._done}/{self._total}, about {left:.0f} s left"
+            )

@@ -1,0 +1,370 @@
+"""`wsi preprocess`: slides to bags, slide by slide; a bad slide never stops the run."""
+
+from __future__ import annotations
+
+import multiprocessing
+import statistics
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pipelines.console import Console, Tracker
+from pipelines.overlay import write_located
+from pipelines.quarantine import Entry, failed, read_quarantine, write_quarantine
+from pipelines.scan import Surveyed, listed_slides, survey, write_slides_csv
+from wsi.bags import create_store
+from wsi.encoders import Encoder, encoder_info, load_encoder
+from wsi.errors import BagError, BagMismatchError, ConfigError, SlideError, WsiError
+from wsi.extract import Recipe, embed, locate, make_recipe, settle_tiling
+from wsi.slides import open_slide
+from wsi.specs import Config
+
+Until = Literal["tissue", "tiles", "bags"]
+
+_SAMPLE = 40  # slides whose tissue is looked for in a dry run; the rest is extrapolated
+_TRANSIENT = ("no-mpp", "implausible-mpp", "open-failed", "unsupported-format", "missing-file")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line decides beside the settings."""
+
+    slides: tuple[Path, ...]
+    out: Path
+    jobs: int = 1
+    device: str = "cpu"
+    until: Until = "bags"
+    dry_run: bool = False
+    redo: bool = False
+    retry_quarantined: bool = False
+    allow_quarantined: str = "0"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one slide ended: `done`, `empty`, or a quarantine reason with its message."""
+
+    slide_id: str
+    state: str
+    message: str = ""
+    tiles: int = 0
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a process needs to take slides to bags."""
+
+    config: Config
+    recipe: Recipe | None
+    bags: Path
+    out: Path
+    device: str
+    until: Until
+    one_thread: bool = False
+
+
+def run(config: Config, options: Options, console: Console) -> int:
+    """Return 0 when every slide is done or empty, 3 when some are quarantined."""
+    files = listed_slides(options.slides)
+    if not files:
+        raise ConfigError(f"no slides below {options.slides[0]} — check the path")
+    found = survey(files, config.slides, console)
+    unresolved = [item for item in found if item.status != "ok"]
+    _list_unresolved(unresolved, console)
+    if options.dry_run:
+        return _plan(config, options, found, console)
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_slides_csv(found, options.out / "slides.csv")
+    if config.slides.no_mpp == "stop" and any(i.status.endswith("mpp") for i in unresolved):
+        console.warn("stopped before computing, as slides.no_mpp=stop asks")
+        return 3
+    encoder = load_encoder(config.encoder, options.device) if options.until == "bags" else None
+    recipe = make_recipe(config, encoder) if encoder else None
+    folder = recipe_folder(options.out, recipe.name, config.store) if recipe else options.out
+    work = Work(config, recipe, folder, options.out, options.device, options.until)
+    return _Run(work, options, found, console, encoder).go()
+
+
+def recipe_folder(out: Path, recipe: str, store: str) -> Path:
+    """Return the folder of a recipe's bags; a second file format gets a folder of its own."""
+    folder = out / "bags" / recipe
+    try:
+        create_store(folder, store)
+    except BagMismatchError:
+        folder = folder.with_name(f"{recipe}-{store}")
+        create_store(folder, store)
+    return folder
+
+
+class _Run:
+    """One preprocessing run: what is left to do, doing it, and the account of it."""
+
+    def __init__(
+        self,
+        work: Work,
+        options: Options,
+        found: Sequence[Surveyed],
+        console: Console,
+        encoder: Encoder | None,
+    ) -> None:
+        self.work = work
+        self.options = options
+        self.found = found
+        self.console = console
+        self.encoder = encoder
+        self.store = create_store(work.bags, work.config.store) if work.recipe else None
+        self.quarantine_csv = options.out / "quarantine.csv"
+        self.before = read_quarantine(self.quarantine_csv)
+        self.entries: dict[str, Entry] = {}
+        self.states = {"done": 0, "empty": 0}
+
+    def go(self) -> int:
+        self._refuse_changed_settings()
+        todo = list(self._todo())
+        kept = sum(self.states.values())
+        if kept:
+            self.console.say(f"{kept} slides are done already")
+        by_id = {item.file.slide_id: item for item in todo}
+        if todo:
+            self.console.say(f"{len(todo)} slides to do, recipe {self.work.bags.name}")
+        with self.console.progress("slides", len(todo)) as track:
+            for outcome in self._outcomes(todo):
+                self._account(by_id[outcome.slide_id], outcome, track)
+        self._write_quarantine()
+        return self._summary()
+
+    def _refuse_changed_settings(self) -> None:
+        """Stop when done bags were made with other settings than now asked for."""
+        if self.store is None or self.work.recipe is None:
+            return
+        ids = {item.file.slide_id for item in self.found}
+        info = next((item.info for item in self.found if item.info and item.info.mpp), None)
+        if info is None:
+            return
+        key = self.work.recipe.provenance(info).recipe_key
+        changed = [b for b in self.store.infos() if b.recipe_key != key and b.slide_id in ids]
+        if not changed:
+            return
+        if not self.options.redo:
+            names = _differences(
+                changed[0].provenance.recipe, self.work.recipe.provenance(info).recipe
+            )
+            raise ConfigError(
+                f"{len(changed)} bags in {self.work.bags} were made with other settings "
+                f"({names}) — add --redo to make them again, or give another --out"
+            )
+        for bag in changed:
+            self.store.remove(bag.slide_id)
+
+    def _todo(self) -> Iterator[Surveyed]:
+        for item in self.found:
+            slide_id, info = item.file.slide_id, item.info
+            earlier = self.before.get(slide_id)
+            if item.status != "ok" or info is None:
+                self._quarantine(item, item.status, item.reason)
+            elif self._is_done(item):
+                continue
+            elif earlier and not self._worth_a_retry(earlier, info.fingerprint):
+                self.entries[slide_id] = earlier
+            else:
+                yield item
+
+    def _is_done(self, item: Surveyed) -> bool:
+        if self.store is None or self.work.recipe is None or item.info is None:
+            return False
+        key = self.work.recipe.provenance(item.info).key
+        if not self.store.holds(item.file.slide_id, key):
+            return False
+        self.states[self.store.info(item.file.slide_id).status] += 1
+        return True
+
+    def _worth_a_retry(self, earlier: Entry, fingerprint: str) -> bool:
+        changed = earlier.fingerprint != fingerprint
+        return self.options.retry_quarantined or changed or earlier.reason in _TRANSIENT
+
+    def _outcomes(self, todo: Sequence[Surveyed]) -> Iterator[Outcome]:
+        if self.options.jobs <= 1 or len(todo) <= 1:
+            yield from (one_slide(self.work, item, self.encoder) for item in todo)
+        else:
+            yield from _in_parallel(self.work, todo, self.options.jobs)
+
+    def _account(self, item: Surveyed, outcome: Outcome, track: Tracker) -> None:
+        if outcome.state in self.states:
+            self.states[outcome.state] += 1
+            self.console.detail(f"{outcome.slide_id}: {outcome.state}, {outcome.tiles} tiles")
+            if outcome.state == "empty":
+                self.console.warn(f"{outcome.slide_id} is empty: {outcome.message}")
+        else:
+            self._quarantine(item, outcome.state, outcome.message)
+            self.console.warn(f"{outcome.slide_id}: {outcome.state}: {outcome.message}")
+        self._write_quarantine()
+        track.advance(1, outcome.slide_id)
+
+    def _quarantine(self, item: Surveyed, reason: str, message: str) -> None:
+        slide_id = item.file.slide_id
+        fingerprint = item.info.fingerprint if item.info else ""
+        earlier = self.before.get(slide_id)
+        if earlier and reason in _TRANSIENT and earlier.reason == reason:
+            self.entries[slide_id] = earlier  # looked at again, but nothing was tried
+            return
+        self.entries[slide_id] = failed(
+            earlier, slide_id, item.file.path.name, reason, message, fingerprint
+        )
+
+    def _write_quarantine(self) -> None:
+        waiting = {i: e for i, e in self.before.items() if i not in self.entries}
+        ids = {item.file.slide_id for item in self.found}
+        others = {i: e for i, e in waiting.items() if i not in ids}
+        entries = others | self.entries
+        if entries or self.quarantine_csv.exists():
+            write_quarantine(self.quarantine_csv, entries)
+
+    def _summary(self) -> int:
+        done, empty, bad = self.states["done"], self.states["empty"], len(self.entries)
+        text = f"{len(self.found)} slides: {done} done, {empty} empty, {bad} quarantined"
+        self.console.say(text)
+        if self.work.until == "bags":
+            self.console.say(f"bags: {self.work.bags}")
+        self.console.say(f"overlays: {self.options.out / 'thumbnails'}")
+        if bad:
+            self.console.say(f"quarantined: {self.quarantine_csv}")
+        self.console.result(
+            {
+                "total": len(self.found),
+                "done": done,
+                "empty": empty,
+                "quarantined": bad,
+                "bags": str(self.work.bags) if self.work.recipe else None,
+            }
+        )
+        allowed = allowed_quarantined(self.options.allow_quarantined, len(self.found))
+        return 3 if bad > allowed else 0
+
+
+def one_slide(work: Work, item: Surveyed, encoder: Encoder | None) -> Outcome:
+    """Take one slide as far as asked; whatever is wrong with it is its outcome, not an error."""
+    config, slide_id = work.config, item.file.slide_id
+    tiling = (
+        work.recipe.tiling
+        if work.recipe
+        else settle_tiling(config.tiling, encoder_info(config.encoder))
+    )
+    try:
+        with open_slide(item.file.path, slide_id, mpp=item.file.mpp, spec=config.slides) as slide:
+            located = locate(slide, config.tissue, tiling)
+            write_located(work.out, slide.info, located)
+            if work.recipe is None or encoder is None:
+                state = "done" if len(located.grid) else "empty"
+                return Outcome(slide_id, state, "no tissue was found", len(located.grid))
+            store = create_store(work.bags, config.store)
+            info = embed(slide, located, encoder, work.recipe, store)
+            return Outcome(slide_id, info.status, info.reason or "", info.n)
+    except SlideError as error:
+        return Outcome(slide_id, error.reason, str(error))
+    except BagError as error:
+        return Outcome(slide_id, "non-finite-embedding", str(error))
+
+
+_encoder: Encoder | None = None  # one per worker process
+
+
+def _start_worker(work: Work) -> None:
+    global _encoder
+    if work.recipe is not None:
+        import torch
+
+        torch.set_num_threads(1)
+        _encoder = load_encoder(work.config.encoder, work.device)
+
+
+def _in_worker(work: Work, item: Surveyed) -> Outcome:
+    return one_slide(work, item, _encoder)
+
+
+def _in_parallel(work: Work, todo: Sequence[Surveyed], jobs: int) -> Iterator[Outcome]:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(jobs, len(todo)), context, _start_worker, (work,)) as pool:
+        futures: dict[Future[Outcome], Surveyed] = {
+            pool.submit(_in_worker, work, item): item for item in todo
+        }
+        for future in as_completed(futures):
+            try:
+                yield future.result()
+            except BrokenProcessPool:
+                yield Outcome(
+                    futures[future].file.slide_id,
+                    "decoder-crash",
+                    "a worker process died while slides were read — rerun with --jobs 1 and "
+                    "--retry-quarantined to find the slide",
+                )
+
+
+def allowed_quarantined(text: str, total: int) -> int:
+    """Return how many quarantined slides `N` or `P%` allow.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    try:
+        if text.endswith("%"):
+            return int(float(text[:-1]) / 100 * total)
+        return int(text)
+    except ValueError:
+        raise ConfigError(f"--allow-quarantined {text}: give a number, or a share as 5%") from None
+
+
+def _list_unresolved(unresolved: Sequence[Surveyed], console: Console) -> None:
+    for item in unresolved:
+        console.warn(f"{item.file.slide_id}: {item.status}: {item.reason}")
+
+
+def _plan(config: Config, options: Options, found: Sequence[Surveyed], console: Console) -> int:
+    """Say what a run would do; nothing is written."""
+    usable = [item for item in found if item.status == "ok"]
+    encoder = encoder_info(config.encoder)
+    tiling = settle_tiling(config.tiling, encoder)
+    sample = usable[:: max(1, len(usable) // _SAMPLE)]
+    counts = []
+    with console.progress("looking for tissue", len(sample)) as track:
+        for item in sample:
+            try:
+                with open_slide(item.file.path, mpp=item.file.mpp, spec=config.slides) as slide:
+                    counts.append(len(locate(slide, config.tissue, tiling).grid))
+            except WsiError as error:
+                console.warn(f"{item.file.slide_id}: {error}")
+            track.advance()
+    tiles = round(statistics.mean(counts) * len(usable)) if counts else 0
+    size = tiles * (encoder.dim * (2 if config.precision == "float16" else 4) + 10)
+    about = "" if len(sample) == len(usable) else f" (from {len(sample)} slides looked at)"
+    console.say(
+        f"would embed {len(usable)} slides, {'about ' if about else ''}{tiles} tiles{about}, "
+        f"{size / 1e9:.3g} GB, with {encoder.name} at {tiling.mpp:g} um/px, {tiling.tile_px} px"
+    )
+    console.say(f"unresolved: {len(found) - len(usable)}; nothing was written")
+    console.result(
+        {
+            "slides": len(usable),
+            "unresolved": len(found) - len(usable),
+            "tiles": tiles,
+            "bytes": size,
+        }
+    )
+    return 3 if len(usable) < len(found) else 0
+
+
+def _differences(old: dict, new: dict) -> str:
+    """Return the settings that differ, old -> new."""
+    pairs = [
+        f"{part}.{key} {old[part].get(key)} -> {value}"
+        for part in ("tiling", "tissue")
+        for key, value in new[part].items()
+        if old[part].get(key) != value
+    ]
+    if old["encoder"] != new["encoder"]:
+        pairs.append("another version of the encoder")
+    if old["precision"] != new["precision"]:
+        pairs.append(f"precision {old['precision']} -> {new['precision']}")
+    return ", ".join(pairs) or "unknown"
