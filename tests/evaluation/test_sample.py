@@ -124,3 +124,20 @@ def test_seeds_over_different_slides_are_refused(toy):
     table = toy(seeds=2).table
     with pytest.raises(PredictionsError, match=r"seeds 0 and 1 differ in 1 slides.*s0119"):
         make_sample(Predictions(tuple("abcd"), table.iloc[:-1]))
+
+
+def test_patients_are_drawn_within_their_sites(toy):
+    sample = make_sample(toy(sites=3))
+    site_of = {sample.patients[k]: s for k, s in zip(sample.runs[0].patient, sample.sites)}
+    pairs = {(site_of[p], stratum) for p, stratum in zip(sample.patients, sample.strata)}
+    assert len(pairs) == len(set(sample.strata)) == 3
+    (part,) = {len(set(sample.where(sample.sites == s).strata)) for s in ("c0", "c1")}
+    assert part == 1
+
+
+def test_a_patient_of_several_sites_belongs_to_the_one_of_most_slides(toy):
+    table = toy(n=120, per_patient=4, sites=3).table
+    table.loc[table["slide_id"] == "s0000", "site"] = "c2"  # its patient has three slides in c0
+    sample = make_sample(Predictions(tuple("abcd"), table))
+    stratum = dict(zip(sample.patients, sample.strata))
+    assert stratum["p0000"] == stratum["p0003"] != stratum["p0002"]
