@@ -22,7 +22,6 @@ from wsi.errors import EncoderError
 from wsi.files import sha256_json
 
 DEFAULT_MPP = 0.5
-_LAYER3 = 3
 _NAMES_SHOWN = 5
 
 
@@ -199,15 +198,14 @@ def pooled(model: nn.Module, images: Tensor, row: Row) -> Tensor:
 
 
 def _third_stage(model: Any, images: Tensor, row: Row) -> Tensor:
-    try:
-        maps = model.forward_intermediates(
-            images, indices=[_LAYER3], intermediates_only=True, stop_early=True
-        )
-    except (AttributeError, AssertionError, IndexError, TypeError) as error:
+    stages = [stage["module"] for stage in getattr(model, "feature_info", ())]
+    if "layer3" not in stages:
         raise EncoderError(
-            f"encoder {row.name}: the model has no third stage to pool — use pooling=default"
-        ) from error
-    return maps[0]
+            f"encoder {row.name}: the model has no 'layer3' to pool — use pooling=default"
+        )
+    return model.forward_intermediates(
+        images, indices=[stages.index("layer3")], intermediates_only=True, stop_early=True
+    )[0]
 
 
 def weights_hash(model: nn.Module) -> str:
