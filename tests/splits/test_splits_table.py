@@ -9,7 +9,7 @@ import pytest
 from wsi.cohorts import Cohort, SlideRow
 from wsi.errors import CohortError, ConfigError, LeakageError
 from wsi.specs import SplitSpec
-from wsi.splits import make_splits, read_splits, write_splits
+from wsi.splits import audit_splits, make_splits, read_splits, write_splits
 
 ROWS = tuple(
     SlideRow(f"{k:04}", f"{k // 2:03}", label="ab"[k % 2], site=f"c{k % 4 // 2}") for k in range(40)
@@ -114,3 +114,20 @@ def test_a_foreign_sidecar_is_refused(hand_made, tmp_path):
     (tmp_path / "splits.json").write_text('{"some": "thing"}')
     with pytest.raises(CohortError, match=r"splits\.json is no sidecar"):
         read_splits(path, COHORT)
+
+
+def test_an_audit_lists_leaks_and_bad_rows_together_and_raises_nothing(hand_made):
+    lines = ("0004,002,0,train", "0005,002,0,test", "0099,009,0,test", "0006,003,0,tset")
+    found = audit_splits(hand_made(*SOUND, *lines), COHORT)
+    assert [(f.severity, f.rule, f.ids, f.line) for f in found[:3]] == [
+        ("error", "unknown-slide", ("0099",), 8),
+        ("error", "unknown-part", ("0006",), 9),
+        ("error", "leakage", ("002",), None),
+    ]
+    assert {f.rule for f in found[3:]} == {"left-out", "empty-part"}
+    assert {f.severity for f in found[3:]} == {"warning"}
+
+
+def test_an_audit_of_sound_splits_finds_no_error(tmp_path):
+    write_splits(make_splits(COHORT, SplitSpec()), tmp_path / "splits.csv")
+    assert audit_splits(tmp_path / "splits.csv", COHORT) == []

@@ -80,6 +80,21 @@ def classes_of(cohort: Cohort) -> tuple[str, ...]:
     return cohort.classes or tuple(sorted(found))
 
 
+def audit(folds: Iterable[Fold], cohort: Cohort, settings: Mapping[str, Any]) -> list[Finding]:
+    """Return the leaks, empty parts and absent classes of folds.
+
+    A patient in train and val is only a warning for an official split, whose flaws are its own,
+    and where the settings say that validation leaks by choice.
+    """
+    rows = {row.slide_id: row for row in cohort.rows}
+    val_may_leak = bool(settings.get("leaking")) or settings.get("kind") == "official"
+    findings = []
+    for fold in folds:
+        findings += _leaks(fold, rows, val_may_leak)
+        findings += _absences(fold, rows, classes_of(cohort))
+    return findings
+
+
 def audited(
     folds: Sequence[Fold],
     cohort: Cohort,
@@ -88,19 +103,11 @@ def audited(
 ) -> Splits:
     """Return the folds as Splits when no patient leaks and every class can be learnt.
 
-    A patient in train and val is only a warning for an official split, whose flaws are its own,
-    and where the settings say that validation leaks by choice.
-
     Raises:
         LeakageError: a patient stands on two sides.
         CohortError: a part is empty, or a class is absent from a training part.
     """
-    rows = {row.slide_id: row for row in cohort.rows}
-    val_may_leak = bool(settings.get("leaking")) or settings.get("kind") == "official"
-    findings = list(known)
-    for fold in folds:
-        findings += _leaks(fold, rows, val_may_leak)
-        findings += _absences(fold, rows, classes_of(cohort))
+    findings = [*known, *audit(folds, cohort, settings)]
     errors = errors_among(findings)
     if errors:
         leaking = any(finding.rule == "leakage" for finding in errors)
@@ -108,9 +115,8 @@ def audited(
             sentence(errors, f"splits of cohort {cohort.name}") + " — change the split settings "
             "or correct the table"
         )
-    patients = {
-        s: rows[s].patient_id for fold in folds for ids in fold.parts().values() for s in ids
-    }
+    owner = {row.slide_id: row.patient_id for row in cohort.rows}
+    patients = {s: owner[s] for fold in folds for ids in fold.parts().values() for s in ids}
     return Splits(tuple(folds), dict(settings), patients, tuple(findings))
 
 

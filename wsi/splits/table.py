@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ from wsi.cohorts.cells import Table, read_table
 from wsi.cohorts.rows import PARTS as PART_WORDS
 from wsi.errors import CohortError
 from wsi.files import publish_bytes, publish_json, sha256_file
-from wsi.findings import Finding, few, sentence
+from wsi.findings import Finding, errors_among, few, sentence
 from wsi.registry import suggest
-from wsi.splits.folds import Fold, Splits, audited
+from wsi.splits.folds import Fold, Splits, audit, audited
 
 SCHEMA = "wsi-splits/1"
 
@@ -44,18 +45,40 @@ def read_splits(path: Path | str, cohort: Cohort) -> Splits:
             from a training part.
         LeakageError: a patient stands on two sides.
     """
-    path = Path(path)
+    folds, settings, findings = _read(Path(path), cohort)
+    problems = errors_among(findings)
+    if problems:
+        raise CohortError(sentence(problems, Path(path).name) + " — correct the table")
+    return audited(folds, cohort, settings, findings)
+
+
+def audit_splits(path: Path | str, cohort: Cohort) -> list[Finding]:
+    """Return everything found in a split file, errors first; nothing it finds is raised.
+
+    Raises:
+        ConfigError: no such file or column.
+        CohortError: the file is no table, or its sidecar is not ours.
+    """
+    folds, settings, findings = _read(Path(path), cohort)
+    findings += audit(folds, cohort, settings)
+    return sorted(findings, key=lambda finding: finding.severity != "error")
+
+
+def _read(path: Path, cohort: Cohort) -> tuple[list[Fold], dict[str, Any], list[Finding]]:
     table = read_table(path)
     settings, findings = _sidecar(path)
-    placed = _placed(table, cohort)
+    placed, problems = _placed(table, cohort)
     folds = _folds(placed, settings.get("names"))
+    return folds, settings, [*problems, *findings, *_left_out(folds, cohort)]
+
+
+def _left_out(folds: list[Fold], cohort: Cohort) -> Iterator[Finding]:
     for fold in folds:
         here = {slide_id for ids in fold.parts().values() for slide_id in ids}
         absent = tuple(row.slide_id for row in cohort.rows if row.slide_id not in here)
         if absent:
             message = f"fold {fold.name}: {len(absent)} cohort slides are in no part: {few(absent)}"
-            findings.append(Finding("warning", "left-out", message, absent))
-    return audited(folds, cohort, settings, findings)
+            yield Finding("warning", "left-out", message, absent)
 
 
 def _sidecar(path: Path) -> tuple[dict[str, Any], list[Finding]]:
@@ -79,8 +102,8 @@ def _sidecar(path: Path) -> tuple[dict[str, Any], list[Finding]]:
     return {"kind": "file", **kept}, [Finding("warning", "edited", message)]
 
 
-def _placed(table: Table, cohort: Cohort) -> dict[str, dict[str, str]]:
-    """Return the part of each slide by fold as written; every bad row is listed."""
+def _placed(table: Table, cohort: Cohort) -> tuple[dict[str, dict[str, str]], list[Finding]]:
+    """Return the part of each slide by fold as written, and every bad row."""
     slide, fold, part = (table.require(name) for name in ("slide_id", "fold", "part"))
     patient = table.column("patient_id")
     patients = {row.slide_id: row.patient_id for row in cohort.rows}
@@ -88,24 +111,24 @@ def _placed(table: Table, cohort: Cohort) -> dict[str, dict[str, str]]:
     problems: list[Finding] = []
     for line in table.lines:
         slide_id, word = line.cells[slide], PART_WORDS.get(line.cells[part].lower())
-        of_fold = placed[line.cells[fold]]
         if slide_id not in patients:
-            problem = f"unknown slide '{slide_id}'{suggest(slide_id, patients)}"
+            rule, problem = "unknown-slide", f"unknown slide '{slide_id}'"
+            problem += suggest(slide_id, patients)
         elif word is None:
-            problem = f"unknown part '{line.cells[part]}', use train, val, test"
+            rule, problem = "unknown-part", f"unknown part '{line.cells[part]}', use train, val, "
+            problem += f"test for slide {slide_id}"
         elif patient and line.cells[patient] != patients[slide_id]:
-            problem = f"slide {slide_id} has patient {line.cells[patient]}, the cohort says "
-            problem += patients[slide_id]
-        elif of_fold.setdefault(slide_id, word) != word:
-            problem = f"slide {slide_id} is in {of_fold[slide_id]} and {word} of one fold"
+            rule, problem = "patient", f"slide {slide_id} has patient {line.cells[patient]}, "
+            problem += f"the cohort says {patients[slide_id]}"
+        elif (before := placed[line.cells[fold]].setdefault(slide_id, word)) != word:
+            rule, problem = "conflict", f"slide {slide_id} is in {before} and {word} of one fold"
         else:
             continue
-        problems.append(Finding("error", "splits", f"line {line.number}: {problem}"))
-    if problems:
-        raise CohortError(sentence(problems, table.path.name) + " — correct the table")
-    if not placed:
-        raise CohortError(f"{table.path.name} has no rows below the header — make the splits anew")
-    return placed
+        message = f"line {line.number}: {problem}"
+        problems.append(Finding("error", rule, message, (slide_id,), line.number))
+    if not table.lines:
+        problems.append(Finding("error", "empty", "no rows below the header"))
+    return placed, problems
 
 
 def _folds(placed: dict[str, dict[str, str]], names: list[str] | None) -> list[Fold]:
