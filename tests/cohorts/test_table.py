@@ -140,8 +140,8 @@ def test_a_patient_in_official_train_and_val_can_be_read(table):
 
 
 def test_unknown_parts_are_refused(table):
-    path = table("slide_id,patient_id,label,split\ns1,p,a,trian\n")
-    with pytest.raises(CohortError, match=r"column 4 \(split\): unknown part 'trian'.*'train'"):
+    path = table("slide_id,patient_id,label,split\ns1,p,a,trainn\n")
+    with pytest.raises(CohortError, match=r"column 4 \(split\): unknown part 'trainn'.*'train'"):
         read_cohort(path, classes=AB)
 
 
