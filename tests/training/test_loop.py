@@ -318,13 +318,13 @@ def test_digit_bags_with_a_nine_are_told_apart_and_the_nine_is_found(objective):
     parts = np.split(np.random.default_rng(0).permutation(1797), [1000, 1300])
     (train, y, _), (val, y_val, _), (test, y_test, is_nine) = (
         digit_bags(n, digits, seed)
-        for n, digits, seed in zip((400, 100, 150), parts, (1, 2, 3), strict=True)
+        for n, digits, seed in zip((600, 60, 150), parts, (1, 2, 3), strict=True)
     )
     config = Config.model_validate(
         {
             "aggregator": {"name": "abmil", "hidden": 64, "attention_dim": 32},
             "objective": objective,
-            "fit": {"epochs": 15, "lr": 2e-3, "bags_per_step": 4},
+            "fit": {"epochs": 12, "lr": 3e-3, "bags_per_step": 8},
         }
     )
     model = build(config, 64, ["without", "with"], np.bincount(y).tolist())
