@@ -131,9 +131,10 @@ def check_slide_id(slide_id: str) -> None:
         raise CohortError(
             f"slide id {slide_id!r} is not usable — give a name without '..' or a leading '/'"
         )
-    if any(unicodedata.category(c) == "Cc" for c in slide_id):
+    if any(unicodedata.category(c) in ("Cc", "Cs") for c in slide_id):
         raise CohortError(
-            f"slide id {slide_id!r} has control characters — remove them from the table"
+            f"slide id {slide_id!r} has control characters or bytes that are no text — "
+            "rename the file, or give a slide_id in the table"
         )
 
 
