@@ -52,7 +52,7 @@ def read_geojson(path: Path, origin0: tuple[int, int] = (0, 0)) -> list[Shape]:
         content = json.loads(path.read_text(encoding="utf-8"))
         features = content["features"] if isinstance(content, dict) else content
         return [_shape(feature, origin0) for feature in features]
-    except (ValueError, KeyError, TypeError, AttributeError, ShapelyError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, ShapelyError) as error:
         raise SlideError(
             f"{path.name} is no GeoJSON FeatureCollection ({error}) — export it again"
         ) from error
