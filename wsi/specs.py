@@ -22,7 +22,9 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 class Spec(BaseModel):
     """Base of all settings: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
+    )
 
 
 def _component(value: Any) -> Any:
