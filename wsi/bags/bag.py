@@ -22,7 +22,7 @@ _NEEDED = (
     ("encoder", "fingerprint"),
     ("tissue", "settings"),
 )
-_BLOCK_ROWS = 8192  # checks look at this many rows at a time, so a mapped file stays on disk
+_BLOCK_BYTES = 1 << 18  # looked at together: fits a cache, and a mapped file stays on disk
 
 
 @dataclass(frozen=True)
@@ -151,8 +151,9 @@ def check_fractions(subject: str, tissue: np.ndarray) -> None:
 
 
 def _nonfinite_rows(features: np.ndarray) -> Iterator[int]:
-    for start in range(0, len(features), _BLOCK_ROWS):
-        block = np.ascontiguousarray(features[start : start + _BLOCK_ROWS])
+    rows = max(1, _BLOCK_BYTES // max(1, features[:1].nbytes))
+    for start in range(0, len(features), rows):
+        block = np.ascontiguousarray(features[start : start + rows])
         if _has_nonfinite(block):
             bad_rows = ~np.isfinite(block).all(axis=1)
             yield from (start + int(row) for row in np.flatnonzero(bad_rows))

@@ -106,6 +106,6 @@ def _check_space(path: Path, needed: int) -> None:
     free = shutil.disk_usage(path.parent).free
     if free < needed + _METADATA_BYTES:
         raise ResourceError(
-            f"{path.parent}: {needed / 1e9:.2f} GB needed for a bag, {free / 1e9:.2f} GB free — "
+            f"{path.parent}: {needed / 1e6:.1f} MB needed for a bag, {free / 1e6:.1f} MB free — "
             "free space and rerun, nothing that was finished is lost"
         )

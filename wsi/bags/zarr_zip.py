@@ -63,7 +63,9 @@ def _write_array(group: zarr.Group, name: str, data: np.ndarray, fill: float) ->
         fill_value=fill,
         config={"write_empty_chunks": True},
     )
-    array[...] = data
+    # One chunk at a time: when the disk fills, no write in the background makes the file anew.
+    for start in range(0, len(data), CHUNK_ROWS):
+        array[start : start + CHUNK_ROWS] = data[start : start + CHUNK_ROWS]
 
 
 def _array(group: zarr.Group, name: str, shape: tuple[int, ...], dtype: str) -> zarr.Array[Any]:
