@@ -93,7 +93,7 @@ def test_two_formats_in_one_folder_are_refused(tmp_path):
 
 def test_an_unknown_format_or_a_file_for_a_folder_is_refused(tmp_path):
     with pytest.raises(UnknownNameError, match="did you mean 'zarr'"):
-        create_store(tmp_path, "zar")
+        create_store(tmp_path, "zarrr")
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="is a file"):
         create_store(tmp_path / "file", "h5")

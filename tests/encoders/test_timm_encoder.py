@@ -292,7 +292,7 @@ def test_an_unknown_name_suggests_the_nearest(function, name, message):
 @pytest.mark.parametrize(
     ("name", "params", "message"),
     [
-        ("timm:resnet18", {"wieghts": "random"}, "did you mean 'weights'"),
+        ("timm:resnet18", {"weight": "random"}, "did you mean 'weights'"),
         ("texture-v1", {"weights": "random"}, "no setting 'weights'"),
         ("resnet50", {"pooling": "cls"}, "no setting 'pooling'"),
         ("timm:resnet18", {"pooling": "max"}, "cls"),
