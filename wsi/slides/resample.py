@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 
 def resample(
@@ -33,11 +36,18 @@ def resample(
             return block.copy()
         return np.asarray(cv2.resize(block, size, interpolation=cv2.INTER_AREA), np.uint8)
     h, w, channels = pixels.shape
-    across = axis_weights(origin[0], scale[0], size[0], w)
-    down = axis_weights(origin[1], scale[1], size[1], h)
+    across = _sparse_weights(origin[0], scale[0], size[0], w)
+    down = _sparse_weights(origin[1], scale[1], size[1], h)
     rows = down @ pixels.reshape(h, w * channels).astype(np.float32)
-    result = np.einsum("hwc,ow->hoc", rows.reshape(size[1], w, channels), across, optimize=True)
+    columns = rows.reshape(size[1], w, channels).transpose(1, 0, 2).reshape(w, -1)
+    result = (across @ columns).reshape(size[0], size[1], channels).transpose(1, 0, 2)
     return np.clip(np.rint(result), 0, 255).astype(np.uint8)
+
+
+@lru_cache(maxsize=256)
+def _sparse_weights(origin: float, scale: float, n_out: int, n_in: int) -> csr_array:
+    # An output pixel sees only a few source pixels; tiles of one grid share their weights.
+    return csr_array(axis_weights(origin, scale, n_out, n_in))
 
 
 def axis_weights(origin: float, scale: float, n_out: int, n_in: int) -> NDArray[np.float32]:
