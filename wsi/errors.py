@@ -18,6 +18,7 @@ WsiError
 │   └── LeakageError                one patient on two sides of a split
 ├── PredictionsError                a predictions table cannot be scored or compared
 ├── TrainingError                   training diverged or cannot start
+├── ExplainError                    a model has no attention, or a map no place on the slide
 └── ResourceError                   disk or memory ran out; a rerun resumes
 ```
 
@@ -152,6 +153,12 @@ class TrainingError(WsiError):
     """Training cannot start or has diverged."""
 
     code = "TRAINING"
+
+
+class ExplainError(WsiError):
+    """A model has no attention to show, or a tile map cannot be placed on its slide."""
+
+    code = "EXPLAIN"
 
 
 class ResourceError(WsiError):

@@ -1,0 +1,300 @@
+"""Attention per tile: taken from a model, ranked, and drawn over the slide."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from shapely import get_parts
+from shapely.geometry import MultiPolygon, Polygon
+
+from wsi.errors import ExplainError
+from wsi.slides import Thumbnail
+
+if TYPE_CHECKING:
+    from wsi.data import Reader
+    from wsi.training.model import Model
+
+RGB = NDArray[np.uint8]
+Pair = tuple[float, float]
+
+BAR_MM = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+"""Lengths a scale bar may have."""
+
+_SUM_TOLERANCE = 1e-3  # attention comes as float32, of up to 100,000 tiles
+_BAR_SHARE = 0.25  # of the picture's width, at most
+_PALENESS = 0.35  # how far the slide is moved towards white
+_OPACITY = 0.62  # of the colour over a tile
+_FOOT_PX = 40
+_LEAST_WIDTH = 330  # the foot needs it
+_INK = (45, 45, 45)
+_DASH_PX, _GAP_PX = 9, 5
+_FIXED_BITS = 4  # cv2 takes positions in 1/16 pixel
+_RAMP = np.asarray(
+    cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_VIRIDIS), np.uint8
+)[:, 0, ::-1]
+
+
+@dataclass(frozen=True, eq=False)
+class Attention:
+    """How a model divides its attention over the tiles of one slide.
+
+    Args:
+        slide_id: the slide's id.
+        xy0: (N, 2) top-left corners in level-0 px.
+        size0: tile size (w, h) in level-0 px.
+        weight: (N,), not negative, summing to 1: the mean over heads.
+
+    Raises:
+        ExplainError: shapes differ, a weight is negative or not finite, or they do not sum to 1.
+    """
+
+    slide_id: str
+    xy0: NDArray[np.integer]
+    size0: Pair
+    weight: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        n = len(self.weight)
+        if n == 0 or self.weight.shape != (n,) or self.xy0.shape != (n, 2):
+            raise ExplainError(
+                f"{self.slide_id}: weights {self.weight.shape} and corners {self.xy0.shape} — "
+                "give (N,) and (N, 2), of the same tiles"
+            )
+        if min(self.size0) <= 0:
+            raise ExplainError(f"{self.slide_id}: tiles of size {self.size0} — give level-0 pixels")
+        if not (self.weight >= 0).all() or abs(self.weight.sum() - 1) > _SUM_TOLERANCE:
+            raise ExplainError(
+                f"{self.slide_id}: attention must be 0 or more and sum to 1, it sums to "
+                f"{self.weight.sum():g} — verify the checkpoint"
+            )
+
+
+def attention_of(
+    model: Model,
+    read: Reader,
+    slide_ids: Sequence[str],
+    *,
+    min_tissue: float = 0.0,
+    size0: Pair | None = None,
+    device: str = "cpu",
+) -> list[Attention]:
+    """Return the model's attention on each slide, in the order of `slide_ids`.
+
+    Labels are not seen. One bag is in memory at a time.
+
+    Args:
+        read: slide id to bag; the `read` of a bag store.
+        min_tissue: `data.min_tissue` of the run, so that the tiles are those it saw.
+        size0: tile size (w, h) in level-0 px, for bags that do not carry their own.
+
+    Raises:
+        ExplainError: the aggregator has no attention, or the same for all tiles (max and mean);
+            or a bag does not say where its tiles lie.
+        TrainingError: a prediction is not finite.
+    """
+    return [_attention(model, read, i, min_tissue, size0, device) for i in slide_ids]
+
+
+def _attention(
+    model: Model, read: Reader, slide_id: str, min_tissue: float, size0: Pair | None, device: str
+) -> Attention:
+    # Imported here, so that drawing alone does not load torch.
+    from wsi.data import BagDataset, CachedReader
+    from wsi.training.predict import predict
+
+    cached = CachedReader(read, sys.maxsize)
+    dataset = BagDataset(cached, [slide_id], min_tissue=min_tissue)
+    name = model.card.aggregator
+    heads = predict(model, dataset, device, attention=True).attention
+    if heads is None:
+        raise ExplainError(f"aggregator '{name}' has no attention to show — train one that has")
+    weight = heads[0].astype(np.float64).mean(axis=1)
+    if len(weight) > 1 and np.ptp(weight) == 0:
+        raise ExplainError(
+            f"{slide_id}: aggregator '{name}' gives all {len(weight)} tiles the same attention, "
+            "so there is nothing to show — train one that tells tiles apart"
+        )
+    _, xy0 = dataset.tiles(0)
+    if xy0 is None:
+        raise ExplainError(f"{slide_id}: the bag has no coordinates — extract it again")
+    return Attention(slide_id, xy0, size0 or _tile_size(slide_id, cached(slide_id)), weight)
+
+
+def _tile_size(slide_id: str, bag: Any) -> Pair:
+    made = getattr(bag, "provenance", None)
+    size = (made.tiling.get("resolved") or {}).get("size0") if made is not None else None
+    if size is None:
+        raise ExplainError(
+            f"{slide_id}: the bag does not say how large its tiles are on the slide — give size0"
+        )
+    return float(size[0]), float(size[1])
+
+
+def top_tiles(attention: Attention, k: int = 5) -> NDArray[np.intp]:
+    """Return the rows of the k largest weights, largest first, ties in row order."""
+    return np.argsort(-attention.weight, kind="stable")[:k]
+
+
+def draw_attention(
+    thumbnail: Thumbnail,
+    attention: Attention,
+    outlines: Sequence[Polygon | MultiPolygon] | None = None,
+    *,
+    mpp: Pair,
+    edge_px: int = 700,
+) -> RGB:
+    """Return uint8 (h, w, 3): the slide in pale grey, its tiles coloured by attention.
+
+    Colours (viridis) are relative to the slide's largest weight; where tiles overlap, the larger
+    weight shows. Below the slide stand a scale bar and the colour key. The picture has square
+    pixels, whatever those of the slide are.
+
+    Args:
+        outlines: areas in level-0 px drawn with a dashed line, such as known lesions.
+        mpp: um per level-0 pixel (x, y).
+        edge_px: longer edge of the slide as drawn.
+
+    Raises:
+        ExplainError: no tile lies on the thumbnail.
+    """
+    frame = _Frame.of(thumbnail, mpp, edge_px)
+    over = _relative_map(frame, attention)
+    if over.max() < 0:
+        raise ExplainError(
+            f"{attention.slide_id}: no tile lies on the thumbnail — give that of the same slide"
+        )
+    picture = _pale(thumbnail.pixels, frame.size)
+    _blend(picture, over)
+    for polygon in get_parts(list(outlines or ())):
+        for ring in (polygon.exterior, *polygon.interiors):
+            _draw_dashed(picture, frame.place(np.asarray(ring.coords)[:, :2]))
+    return _with_foot(picture, frame.um_per_px)
+
+
+def scale_bar(um_per_px: float, width_px: int) -> tuple[float, float]:
+    """Return the longest round length (mm) within a quarter of a width, and its pixels."""
+    room = _BAR_SHARE * width_px * um_per_px / 1000
+    length = max((mm for mm in BAR_MM if mm <= room), default=BAR_MM[0])
+    return length, length * 1000 / um_per_px
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """Level-0 positions to picture pixels.
+
+    Attributes:
+        origin0: level-0 position of the picture's corner.
+        scale: level-0 pixels per picture pixel (x, y).
+        size: of the picture (w, h) in pixels.
+    """
+
+    origin0: tuple[int, int]
+    scale: Pair
+    size: tuple[int, int]
+    um_per_px: float
+
+    @staticmethod
+    def of(thumbnail: Thumbnail, mpp: Pair, edge_px: int) -> _Frame:
+        h, w = thumbnail.pixels.shape[:2]
+        extent0 = w * thumbnail.scale[0], h * thumbnail.scale[1]
+        extent_um = extent0[0] * mpp[0], extent0[1] * mpp[1]
+        um_per_px = max(extent_um) / edge_px
+        size = max(1, round(extent_um[0] / um_per_px)), max(1, round(extent_um[1] / um_per_px))
+        scale = extent0[0] / size[0], extent0[1] / size[1]
+        # From the pixels as they came out, not as they were asked for.
+        return _Frame(thumbnail.origin0, scale, size, extent_um[0] / size[0])
+
+    def place(self, xy0: NDArray[Any]) -> NDArray[np.float64]:
+        """Return picture positions (n, 2) of level-0 positions (n, 2)."""
+        return (xy0 - np.asarray(self.origin0)) / self.scale
+
+
+def _pale(pixels: RGB, size: tuple[int, int]) -> RGB:
+    method = cv2.INTER_AREA if size[0] < pixels.shape[1] else cv2.INTER_CUBIC
+    grey = cv2.cvtColor(cv2.resize(pixels, size, interpolation=method), cv2.COLOR_RGB2GRAY)
+    pale = 255 - (255 - grey.astype(np.float32)) * (1 - _PALENESS)
+    return np.repeat(np.rint(pale).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def _relative_map(frame: _Frame, attention: Attention) -> NDArray[np.float32]:
+    """Return (h, w): the largest relative weight over each pixel, -1 where no tile lies."""
+    w, h = frame.size
+    over = np.full((h, w), -1, np.float32)
+    relative = (attention.weight / attention.weight.max()).astype(np.float32)
+    first = np.rint(frame.place(attention.xy0)).astype(int)
+    last = np.rint(frame.place(attention.xy0 + np.asarray(attention.size0))).astype(int)
+    last = np.maximum(last, first + 1)  # a tile below one pixel still shows
+    first, last = np.maximum(first, 0), np.maximum(last, 0)  # no wrap-around of slices
+    for (left, top), (right, bottom), value in zip(first, last, relative):
+        part = over[top:bottom, left:right]
+        np.maximum(part, value, out=part)
+    return over
+
+
+def _blend(picture: RGB, over: NDArray[np.float32]) -> None:
+    tiles = over >= 0
+    colour = _colours(over[tiles]).astype(np.float32)
+    picture[tiles] = np.rint(colour * _OPACITY + picture[tiles] * (1 - _OPACITY)).astype(np.uint8)
+
+
+def _colours(relative: NDArray[np.float32]) -> RGB:
+    """Return RGB (n, 3) of values (n,) in [0, 1]."""
+    return _RAMP[np.rint(relative * 255).astype(np.uint8)]
+
+
+def _draw_dashed(picture: RGB, ring: NDArray[np.float64]) -> None:
+    """Draw a closed line as dark dashes on a white rim, to be seen on any colour."""
+    fixed = np.rint(ring * 2**_FIXED_BITS).astype(np.int32)
+    cv2.polylines(picture, [fixed], True, (255, 255, 255), 4, cv2.LINE_AA, _FIXED_BITS)
+    steps = np.hypot(*np.diff(ring, axis=0).T)
+    along = np.concatenate([[0.0], np.cumsum(steps)])
+    for start in np.arange(0, along[-1], _DASH_PX + _GAP_PX):
+        end = min(start + _DASH_PX, along[-1])
+        stops = np.unique(np.r_[start, along[(along > start) & (along < end)], end])
+        dash = np.stack([np.interp(stops, along, ring[:, k]) for k in (0, 1)], axis=1)
+        fixed = np.rint(dash * 2**_FIXED_BITS).astype(np.int32)
+        cv2.polylines(picture, [fixed], False, _INK, 2, cv2.LINE_AA, _FIXED_BITS)
+
+
+def _with_foot(picture: RGB, um_per_px: float) -> RGB:
+    """Return the picture on white, with a scale bar on the left and the colour key on the right."""
+    h, w = picture.shape[:2]
+    width = max(w, _LEAST_WIDTH)
+    canvas = np.full((h + _FOOT_PX, width, 3), 255, np.uint8)
+    left = (width - w) // 2
+    canvas[:h, left : left + w] = picture
+    _draw_bar(canvas, h, *scale_bar(um_per_px, w))
+    _draw_key(canvas, h)
+    return canvas
+
+
+def _draw_bar(canvas: RGB, top: int, length_mm: float, length_px: float) -> None:
+    right = 8 + max(1, round(length_px))
+    canvas[top + 14 : top + 18, 8:right] = _INK
+    _write(canvas, f"{length_mm:g} mm", (8, top + 34))
+
+
+def _draw_key(canvas: RGB, top: int) -> None:
+    right = canvas.shape[1] - 8
+    ramp = _colours(np.linspace(0, 1, 120, dtype=np.float32)).astype(np.float32)
+    pale = ramp * _OPACITY + 255 * (1 - _OPACITY) * 0.85  # as over pale tissue
+    canvas[top + 12 : top + 20, right - 120 : right] = np.rint(pale).astype(np.uint8)
+    _write(canvas, "0", (right - 120, top + 34))
+    _write(canvas, "largest", (right - math.ceil(_width("largest")), top + 34))
+    _write(canvas, "attention", (right - 126 - math.ceil(_width("attention")), top + 20))
+
+
+def _write(canvas: RGB, text: str, xy: tuple[int, int]) -> None:
+    cv2.putText(canvas, text, xy, cv2.FONT_HERSHEY_SIMPLEX, 0.42, _INK, 1, cv2.LINE_AA)
+
+
+def _width(text: str) -> float:
+    (width, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.42, 1)
+    return width
