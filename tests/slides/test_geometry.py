@@ -10,7 +10,7 @@ from scipy.optimize import curve_fit
 
 from wsi.errors import NeedsUpsamplingError
 from wsi.slides import Slide, open_slide
-from wsi.slides.dress import level_sizes, write_slide
+from wsi.slides.dress import Dress, Rounding, level_sizes, write_slide
 from wsi.slides.synthetic import PERIOD0, RAMP0, position_level, position_pyramid
 
 SIZE0 = (3071, 2303)  # odd, so that floor and ceil differ at every level
@@ -87,6 +87,29 @@ def test_a_factor_that_is_no_integer_keeps_its_place(folder: Path) -> None:
     position, size = _extent(tile, (896, 896))
     assert np.abs(np.subtract(size, 896)).max() < 1
     assert np.abs(np.subtract(position, (1500, 1000))).max() < 0.5
+
+
+@pytest.mark.parametrize("rounding", ["floor", "ceil"])
+@pytest.mark.parametrize("dress", ["aperio", "trestle"])
+def test_vendors_keep_field_and_place(tmp_path: Path, dress: Dress, rounding: Rounding) -> None:
+    levels = position_pyramid(SIZE0, level_sizes(SIZE0, 4, 2.0, rounding))
+    _check_place(tmp_path / "x.svs", levels, dress)
+
+
+def test_philips_keeps_field_and_place(tmp_path: Path) -> None:
+    size0 = (3072, 2304)  # Philips pads its scans to whole file tiles, so levels divide exactly
+    _check_place(tmp_path / "x.tif", position_pyramid(size0, level_sizes(size0, 4, 2.0)), "philips")
+
+
+def _check_place(path: Path, levels: list[np.ndarray], dress: Dress) -> None:
+    write_slide(path, levels, mpp=0.25, dress=dress, quality=95)
+    with open_slide(path, mpp=0.25) as slide:
+        for target, corner in [(0.5, (2600, 1800)), (1.0, (2100, 1300)), (2.0, (1200, 450))]:
+            wanted = TILE_PX * target / 0.25
+            tile = slide.read_at(corner, (TILE_PX, TILE_PX), target)
+            position, size = _extent(tile, (wanted, wanted))
+            assert np.abs(np.subtract(size, wanted)).max() < 1
+            assert np.abs(np.subtract(position, corner)).max() < 0.5
 
 
 def test_resampling_does_not_alias(tmp_path: Path) -> None:
