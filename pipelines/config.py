@@ -84,7 +84,7 @@ def check_config(data: dict[str, Any]) -> Config:
     try:
         config = Config.model_validate(data)
     except ValidationError as error:
-        problems = [_problem(item) for item in error.errors()]
+        problems = _problems(error)
     problems += [str(error) for error in _unknown_names(data)]
     if problems or config is None:
         raise ConfigError(_listed(problems))
@@ -197,16 +197,25 @@ def keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{name}"
 
 
-def _problem(item: Any) -> str:
+def _problems(error: ValidationError) -> list[str]:
+    """Return one line per setting; every type that a value may have says its own reason."""
+    reasons: dict[str, list[str]] = {}
+    for item in error.errors():
+        subject, reason = _problem(item)
+        reasons.setdefault(subject, []).append(reason)
+    return [f"{subject}{', or: '.join(told)}" for subject, told in reasons.items()]
+
+
+def _problem(item: Any) -> tuple[str, str]:
     path = ".".join(str(part) for part in item["loc"] if not isinstance(part, int))
     if item["type"] == "extra_forbidden":
-        return f"unknown setting '{path}'{_near_key(path)}"
+        return f"unknown setting '{path}'", _near_key(path)
     reason = item["msg"].removeprefix("Value error, ")
     known = set(keys())
     path = (
         path if path in known or path.rpartition(".")[0] not in known else path.rpartition(".")[0]
     )
-    return f"{path}={_short(item['input'])}: {reason}" if path else reason
+    return (f"{path}={_short(item['input'])}: " if path else ""), reason
 
 
 def _short(value: Any) -> str:
