@@ -10,8 +10,8 @@ from pathlib import Path
 
 from pipelines.console import Console
 from wsi.cohorts import read_slide_table
-from wsi.errors import SlideError
-from wsi.files import publish_bytes
+from wsi.errors import CohortError, SlideError
+from wsi.files import check_slide_id, publish_bytes
 from wsi.slides import SlideFile, SlideInfo, find_slides, open_slide
 from wsi.specs import SlidesSpec
 
@@ -93,6 +93,11 @@ def survey(files: Sequence[SlideFile], spec: SlidesSpec, console: Console) -> li
 def survey_one(file: SlideFile, spec: SlidesSpec) -> Surveyed:
     """Return one slide's facts."""
     try:
+        check_slide_id(file.slide_id)
+    except CohortError as error:
+        shown = SlideFile(_printable(file.slide_id), Path(_printable(str(file.path))))
+        return Surveyed(shown, None, "unusable-name", str(error))
+    try:
         with open_slide(file.path, file.slide_id, mpp=file.mpp, spec=spec) as slide:
             info = slide.info
     except SlideError as error:
@@ -142,6 +147,11 @@ def _from_table(path: Path) -> list[SlideFile]:
     return [
         SlideFile(row.slide_id, row.path or path.parent / row.slide_id, row.mpp) for row in rows
     ]
+
+
+def _printable(text: str) -> str:
+    """Return `text` with line breaks and bytes that are no text escaped, fit for tables and logs."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _mpp_text(mpp: tuple[float, float]) -> str:
