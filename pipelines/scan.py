@@ -150,7 +150,7 @@ def _from_table(path: Path) -> list[SlideFile]:
 
 
 def _printable(text: str) -> str:
-    """Return `text` with line breaks and bytes that are no text escaped, fit for tables and logs."""
+    """Return `text` for tables and logs: line breaks, and bytes that are no text, are escaped."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
