@@ -1,0 +1,166 @@
+"""Figures: what is drawn lies where the numbers say."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from wsi.report import figures
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def scores(n=40, C=3, seed=0):
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % C
+    z = np.round(rng.normal(size=(n, C)) + 1.2 * np.eye(C)[y], 1)  # rounded, so that scores tie
+    return y, np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
+
+
+def points(root: ET.Element, gid: str) -> np.ndarray:
+    """Return the vertices (n, 2) of the path of one element, in SVG units."""
+    (group,) = [g for g in root.iter(f"{SVG}g") if g.get("id") == gid]
+    path = next(group.iter(f"{SVG}path")).attrib["d"]
+    return np.array([[float(v) for v in xy] for xy in re.findall(r"[ML] (\S+) (\S+)", path)])
+
+
+def texts(svg: str) -> list[str]:
+    return ["".join(t.itertext()) for t in ET.fromstring(svg).iter(f"{SVG}text")]
+
+
+def brute_force_roc(positive, score):
+    """Return (fpr, tpr) at every threshold, from the definition."""
+    thresholds = [np.inf, *sorted(set(score), reverse=True)]
+    return {
+        (
+            round(float((score >= t)[~positive].mean()), 6),
+            round(float((score >= t)[positive].mean()), 6),
+        )
+        for t in thresholds
+    }
+
+
+def on_the_curve(corner, every):
+    """Whether a point is one of the corners or lies between two of them on a straight piece."""
+    return min(np.hypot(corner[0] - x, corner[1] - y) for x, y in every) < 1e-3
+
+
+def test_roc_curves_run_through_the_rates_of_every_threshold():
+    y, p = scores()
+    root = ET.fromstring(figures.roc(y, p, ["a", "b", "c"], "u"))
+    chance = points(root, "u-chance")  # from (0, 0) to (1, 1)
+    for c in range(3):
+        drawn = (points(root, f"u-class-{c}") - chance[0]) / (chance[1] - chance[0])
+        every = brute_force_roc(y == c, p[:, c])
+        assert all(on_the_curve(point, every) for point in drawn)
+        # No threshold is off the line drawn: interpolating it gives the area of the definition.
+        area = np.trapezoid(drawn[:, 1], drawn[:, 0])
+        assert area == pytest.approx(roc_auc_score(y == c, p[:, c]), abs=1e-4)
+        np.testing.assert_allclose(drawn[[0, -1]], [[0, 0], [1, 1]], atol=1e-5)
+
+
+def test_the_roc_legend_gives_the_area_or_says_it_has_none():
+    y, p = scores(C=4)
+    y = np.where(y == 3, 0, y)
+    legend = [t for t in texts(figures.roc(y, p, list("abcd"), "u")) if "AUC" in t]
+    areas = [f"AUC {roc_auc_score(y == c, p[:, c]):.2f}  {'abc'[c]}" for c in range(3)]
+    assert [" ".join(t.split()) for t in legend] == [
+        *(" ".join(t.split()) for t in areas),
+        "AUC undefined d",
+    ]
+
+
+def test_the_confusion_matrix_shows_counts_and_row_percent():
+    counts = np.array([[8.0, 2.0, 0.0], [1.5, 4.5, 0.0], [0.0, 0.0, 0.0]])
+    svg = figures.confusion(counts, ["a", "b", "c"], "u")
+    words = " ".join(texts(svg)).split()
+    for expected in ("8", "80%", "2", "20%", "1.5", "25%", "4.5", "75%"):
+        assert expected in words
+    assert words.count("–") == 3  # a class without slides has no percent
+    assert "a 8 of 10 right" in svg
+
+
+def test_the_forest_draws_each_interval_to_scale():
+    runs = [
+        {"name": "ce", "value": 0.6, "low": 0.5, "high": 0.7},
+        {"name": "ncmi", "value": 0.8, "low": 0.7, "high": 0.9},
+        {"name": "none", "value": None, "low": None, "high": None},
+    ]
+    differences = [
+        {"name": "ncmi", "value": 0.2, "low": 0.1, "high": 0.3},
+        {"name": "none", "value": None, "low": None, "high": None},
+    ]
+    svg = figures.forest("macro-F1", runs, differences, "ce", "u")
+    root = ET.fromstring(svg)
+    bars = [
+        vertices
+        for d in (p.get("d", "") for p in root.iter(f"{SVG}path") if "#0072b2" in str(p.attrib))
+        if len(vertices := re.findall(r"[ML] (\S+) (\S+)", d)) == 2
+    ]
+    (low, _), (high, _) = bars[0]
+    (low2, _), (high2, _) = bars[1]
+    # [0.5, 0.7] and [0.7, 0.9] on one axis: equally long, and the second begins where one ends.
+    assert float(high) - float(low) == pytest.approx(float(high2) - float(low2), abs=1e-3)
+    assert float(low2) == pytest.approx(float(high), abs=1e-3)
+    assert len(bars) == 3
+    assert texts(svg).count("undefined") == 2
+    assert "reference" in texts(svg)
+
+
+def rows(*losses, monitor=(None, None, None)):
+    return [
+        {"epoch": e, "train_loss": t, "val_loss": v, "monitor": m}
+        for e, (t, v, m) in enumerate(zip(*losses, monitor, strict=True))
+    ]
+
+
+def test_learning_limits_hold_every_fold():
+    histories = {
+        "fold0-seed0": rows((1.0, 0.5, 0.2), (1.1, 0.8, 0.9), monitor=(0.5, 0.6, 0.7)),
+        "fold1-seed0": rows((3.0, 0.5, 0.1), (1.1, 0.8, 0.9), monitor=(0.4, 0.6, 0.9)),
+    }
+    limits = figures.learning_limits(histories)
+    assert limits["loss"][0] < 0.1 < 3.0 < limits["loss"][1]
+    assert limits["monitor"][0] < 0.4 < 0.9 < limits["monitor"][1]
+    assert figures.learning_limits({"a": rows((1.0,), (None,), monitor=(None,))}).keys() == {"loss"}
+
+
+def test_the_kept_epoch_is_ringed_and_named():
+    history = {"fold0-seed0": rows((1.0, 0.5, 0.2), (1.1, 0.8, 0.9), monitor=(0.5, 0.6, 0.7))}
+    limits = figures.learning_limits(history)
+    svg, bare = (
+        figures.learning(history, chosen, "AUC", limits, "u", "fold 0")
+        for chosen in ({"fold0-seed0": 1}, {})
+    )
+    assert "fold0-seed0 kept epoch 1" in svg
+    assert "kept" not in bare
+    # The ring is one more marker in each of the two panels.
+    assert svg.count("<use ") == bare.count("<use ") + 2
+    assert {"loss", "AUC", "epoch", "fold 0"} <= set(texts(svg))
+
+
+def test_ids_begin_with_the_prefix_and_names_stay_as_they_are():
+    y, p = scores()
+    names = ['id="x"', "_hidden", "$a$ <b>"]
+    svg = figures.roc(y, p, names, "mine")
+    ids = [e.get("id") for e in ET.fromstring(svg).iter() if e.get("id")]
+    assert ids
+    assert all(i.startswith("mine-") for i in ids)
+    said = " ".join(texts(svg))
+    assert all(name in said for name in names)
+
+
+def test_figures_are_the_same_every_time():
+    y, p = scores()
+    first, again = (figures.roc(y, p, ["a", "b", "c"], "u") for _ in range(2))
+    assert first == again
+    assert "<metadata" not in first
+
+
+def test_letters_the_measuring_font_lacks_make_no_noise():
+    svg = figures.confusion(np.eye(2), ["正常", "腫瘍"], "u")
+    assert "正常" in texts(svg)

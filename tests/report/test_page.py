@@ -1,0 +1,254 @@
+"""The page: complete in itself, inert, accessible, and saying what the metrics say."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from wsi.errors import ConfigError
+from wsi.evaluation import compare
+from wsi.report import Example, write_report
+from wsi.report.page import render
+
+VOID = {"meta", "img", "br", "link", "hr", "input"}
+NASTY = "<script>alert(1)</script>"
+
+
+class Page(HTMLParser):
+    """All elements with attributes and text, read by the standard library's parser."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict]] = []
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.rows: list[list[str]] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"</{tag}> closes another element"
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] in ("style", "script"):
+            return
+        self.words.append(data)
+        if self.open and self.open[-1] in ("td", "th"):
+            self.rows[-1][-1] += data.strip()
+
+    def all(self, tag: str) -> list[dict]:
+        return [attrs for name, attrs in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module")
+def two(toy, quick):
+    runs = [toy("ce"), toy("ncmi", skill=1.6, seeds=2)]
+    compared = compare([(run.name, run.predictions) for run in runs], spec=quick)
+    return runs, compared, render("Two runs", runs, compared, "A lead.", ["run `wsi view`"])
+
+
+def test_every_element_is_closed_where_it_was_opened(two):
+    page = Page(two[2])
+    assert page.open == []
+    assert len(page.all("table")) >= 10
+
+
+def test_nothing_is_loaded_from_anywhere(two):
+    text = two[2]
+    addresses = set(re.findall(r"https?://[^\s\"'<>)]+", text))
+    assert addresses <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+    page = Page(text)
+    assert not page.all("link")
+    for _, attrs in page.elements:
+        for name in ("src", "href", "xlink:href", "data", "srcset", "action"):
+            assert (attrs.get(name) or "#").startswith(("#", "data:image/jpeg;base64,"))
+    assert not re.search(r"@import|url\((?!#)", text)
+    policy = next(m["content"] for m in page.all("meta") if "http-equiv" in m)
+    assert "default-src 'none'" in policy
+
+
+def test_the_policy_lets_exactly_our_script_run(two):
+    import base64
+    import hashlib
+
+    script = re.search(r"<script>(.*)</script>", two[2], re.S)
+    assert script is not None
+    digest = base64.b64encode(hashlib.sha256(script.group(1).encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in two[2]
+
+
+def test_every_figure_has_a_name_and_every_table_a_caption(two):
+    page = Page(two[2])
+    figures = page.all("svg")
+    # forest; per run: confusion, ROC and three folds
+    assert len(figures) == 1 + 2 * (2 + 3)
+    assert all(f["role"] == "img" and f["aria-label"].strip() for f in figures)
+    assert len({f["aria-label"] for f in figures}) > 5
+    assert all(image["alt"].strip() for image in page.all("img"))
+    assert len(page.all("caption")) == len(page.all("table"))
+    assert all(th.get("scope") in ("col", "row") for th in page.all("th"))
+
+
+def test_ids_are_distinct_and_references_lead_somewhere(two):
+    page = Page(two[2])
+    ids = [attrs["id"] for _, attrs in page.elements if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    for _, attrs in page.elements:
+        target = attrs.get("href") or attrs.get("xlink:href") or ""
+        assert not target.startswith("#") or target[1:] in ids
+        for reference in re.findall(r"url\(#([^)]+)\)", " ".join(v or "" for v in attrs.values())):
+            assert reference in ids
+
+
+def test_the_values_shown_are_those_of_the_metrics(two):
+    runs, compared, text = two
+    everything = Page(text).rows
+    rows = {row[0]: row for row in everything}
+    for run in runs:
+        macro = run.metrics["macro_f1"]
+        shown = f"{macro['value']:.2f} [{macro['low']:.2f}, {macro['high']:.2f}]"
+        assert sum(shown in row for row in everything if row[0] == "macro-F1") >= 2
+        assert f"<b>{run.metrics['auc']['value']:.2f}</b>" in text
+        for name, figures in run.metrics["per_class"].items():
+            wanted = [name, str(figures["support"])]
+            keys = ("precision", "recall", "f1", "auc", "average_precision")
+            wanted += [f"{figures[k]:.2f}" for k in keys]
+            assert wanted in everything
+    (difference,) = compared["differences"]
+    row = rows["ncmi − ce"]
+    bounds = [f"{difference[k]:+.2f}".replace("-", "−") for k in ("value", "low", "high")]
+    assert row[1] == f"{bounds[0]} [{bounds[1]}, {bounds[2]}]"
+
+
+def test_names_with_markup_come_out_inert(toy, quick):
+    classes = (NASTY, 'id="x" href="#y"', "_a$b$ & 'c'", "正常")
+    example = Example(NASTY, NASTY, "正常", 0.5, NASTY, np.zeros((9, 9, 3), np.uint8), NASTY)
+    kwargs = {"examples": [example], "facts": {NASTY: NASTY}, "warnings": [NASTY]}
+    runs = [toy(f"{NASTY}{k}", classes, monitor=NASTY, **kwargs) for k in range(2)]
+    compared = compare([(r.name, r.predictions) for r in runs], spec=quick)
+    text = render(NASTY, runs, compared, NASTY, [NASTY])
+    page = Page(text)
+    assert text.count("<script") == 1
+    assert page.open == []
+    words = "".join(page.words)
+    assert NASTY in words
+    assert 'id="x" href="#y"' in words
+    assert "_a$b$ & 'c'" in words
+    assert not any("alert(1)" in (v or "") for a in page.all("script") for v in a.values())
+
+
+def test_the_same_input_gives_the_same_bytes(two, tmp_path):
+    runs, compared, text = two
+    for name in ("a.html", "b.html"):
+        write_report(tmp_path / name, "Two runs", runs, compared, "A lead.", ["run `wsi view`"])
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+    assert (tmp_path / "a.html").read_text(encoding="utf-8") == text
+    assert {path.name for path in tmp_path.iterdir()} == {"a.html", "b.html"}
+
+
+def test_ten_pictures_of_noise_stay_below_five_megabytes(toy, tmp_path):
+    run = toy(pictures=10)  # noise is the hardest thing to compress
+    write_report(tmp_path / "r.html", "Ten", [run])
+    size = (tmp_path / "r.html").stat().st_size
+    assert 100_000 < size < 5_000_000
+    assert len(Page((tmp_path / "r.html").read_text(encoding="utf-8")).all("img")) == 10
+
+
+def test_an_example_keeps_its_own_picture(toy):
+    import base64
+
+    import cv2
+
+    colours = [(200, 30, 40), (20, 180, 60)]
+    runs = [
+        toy(
+            str(colour),
+            examples=[
+                Example("s", "low", "low", 0.9, "", np.full((60, 80, 3), colour, np.uint8), "")
+            ],
+        )
+        for colour in colours
+    ]
+    images = Page(render("t", runs)).all("img")
+    for image, colour in zip(images, colours, strict=True):
+        data = np.frombuffer(base64.b64decode(image["src"].partition(",")[2]), np.uint8)
+        decoded = cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        assert decoded.shape == (60, 80, 3)
+        assert np.abs(decoded.astype(int) - colour).max() < 8
+
+
+def test_a_bare_run_leaves_no_empty_panel(toy):
+    empty = {"histories": {}, "facts": {}, "parts": (), "examples": (), "chosen": {}}
+    text = render("Bare", [toy(**empty)])
+    for heading in ("Learning curves", "Examples", "What was run", "Next steps", "Comparison"):
+        assert heading not in text
+    assert all(len(row) > 1 for row in Page(text).rows)
+
+
+def test_curves_without_validation_say_nothing_about_it(toy):
+    rows = [
+        {"epoch": e, "train_loss": 1.0 / (e + 1), "val_loss": None, "monitor": None}
+        for e in range(3)
+    ]
+    text = render("t", [toy(histories={"fold0-seed0": rows}, chosen={})])
+    assert "training loss" in text
+    assert "validation" not in "".join(Page(text).words)
+
+
+def test_warnings_are_announced_at_the_top(toy):
+    text = render("t", [toy(warnings=["rates were not tuned"])])
+    assert text.index("1 warning to read") < text.index("All metrics")
+    assert "rates were not tuned" in text
+
+
+def test_undefined_values_are_dashes_with_a_reason(toy):
+    run = toy("ce", ("a", "b", "c"), of={"absent": 1})
+    rows = Page(render("t", [run])).rows
+    (absent,) = [row for row in rows if row[0] == "c" and row[1] == "0"]
+    assert absent[3].startswith("–")  # recall of a class without slides
+    assert "no slide of this class" in render("t", [run])
+
+
+def test_runs_of_one_name_or_none_are_refused(toy, tmp_path):
+    with pytest.raises(ConfigError, match="at least one"):
+        write_report(tmp_path / "r.html", "t", [])
+    with pytest.raises(ConfigError, match="different names"):
+        write_report(tmp_path / "r.html", "t", [toy(), toy()])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_comparison_of_other_runs_is_refused(two, tmp_path):
+    runs, compared, _ = two
+    with pytest.raises(ConfigError, match="compare the runs that are reported"):
+        write_report(tmp_path / "r.html", "t", runs[:1], compared)
+
+
+def test_metrics_that_do_not_belong_are_refused(toy):
+    run = toy()
+    with pytest.raises(ConfigError, match="schema"):
+        toy(metrics={**run.metrics, "schema": "wsi-metrics/9"})
+    with pytest.raises(ConfigError, match="classes"):
+        toy(metrics={**run.metrics, "classes": ["high", "low", "normal"]})
+
+
+@pytest.mark.parametrize(
+    "picture", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((4, 4, 4), np.uint8)]
+)
+def test_what_is_no_picture_is_refused(picture):
+    with pytest.raises(ConfigError, match="uint8"):
+        Example("s", "a", "a", 0.5, "", picture, "")

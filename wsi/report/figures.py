@@ -1,0 +1,277 @@
+"""Figures as SVG text: plain arrays in, one self-contained element out."""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from sklearn.metrics import auc, roc_curve
+
+BLUE, VERMILLION, GREEN = "#0072B2", "#D55E00", "#009E73"
+CLASS_COLORS = (BLUE, VERMILLION, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Colour-blind safe (Okabe & Ito 2008), without the yellow that white swallows."""
+
+_DASHES = ("-", "--", "-.", ":")  # lines differ in more than colour
+_INK, _MUTED, _RULE = "#222222", "#5f6670", "#d5d9de"
+_NAME_CHARS = 22
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,  # a class may be called $x$
+    "path.simplify": False,
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9,
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": _MUTED,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e8ebee",
+    "grid.linewidth": 0.7,
+    "xtick.color": _MUTED,
+    "ytick.color": _MUTED,
+    "xtick.labelcolor": _INK,
+    "ytick.labelcolor": _INK,
+    "legend.frameon": False,
+}
+_NO_METADATA: dict[str, Any] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+_TAG = re.compile(r"<[^>]+>")
+_REFERENCE = re.compile(r'(\bid="|href="#|url\(#)')
+
+
+def confusion(counts: np.ndarray, classes: Sequence[str], uid: str) -> str:
+    """Return the confusion matrix with counts and row percent.
+
+    Args:
+        counts: (C, C), true classes in rows; means over seeds need not be whole.
+        uid: prefix of all ids, distinct on the page.
+    """
+    C = len(classes)
+    total = counts.sum(axis=1, keepdims=True)
+    share = np.divide(counts, total, out=np.zeros(counts.shape), where=total > 0)
+    names = [_short(name) for name in classes]
+    edge = max(2.85, 0.62 * C)
+    with _figure(1.05 + edge, 0.75 + edge) as figure:
+        axes = figure.subplots()
+        axes.grid(visible=False)
+        axes.spines[:].set_visible(False)
+        blues = LinearSegmentedColormap.from_list("blues", ["#f5f8fa", BLUE])
+        # Squares rather than an image, which would be a bitmap inside the SVG.
+        edges = np.arange(C + 1) - 0.5
+        axes.pcolormesh(edges, edges, share, cmap=blues, vmin=0, vmax=1, edgecolors="w", lw=1.5)
+        axes.set(xlim=(-0.5, C - 0.5), ylim=(C - 0.5, -0.5), aspect="equal")
+        tilted = C > 4 or max(map(len, names)) > 10
+        axes.set_xticks(
+            range(C), names, rotation=30 if tilted else 0, ha="right" if tilted else "center"
+        )
+        axes.set_yticks(range(C), names)
+        axes.tick_params(length=0)
+        axes.set(xlabel="predicted", ylabel="true")
+        for row, column in np.ndindex(C, C):
+            percent = f"{100 * share[row, column]:.0f}%" if total[row, 0] else "–"
+            colour = "white" if share[row, column] > 0.72 else _INK
+            text = f"{_count(float(counts[row, column]))}\n{percent}"
+            axes.text(column, row, text, ha="center", va="center", color=colour, linespacing=1.35)
+        return _svg(figure, uid, f"Confusion matrix of {C} classes: {_diagonal(counts, classes)}")
+
+
+def _count(value: float) -> str:
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:.1f}"
+
+
+def _diagonal(counts: np.ndarray, classes: Sequence[str]) -> str:
+    rows = zip(classes, counts.diagonal(), counts.sum(axis=1))
+    return "; ".join(f"{name} {_count(hit)} of {_count(n)} right" for name, hit, n in rows)
+
+
+def roc(y: np.ndarray, p: np.ndarray, classes: Sequence[str], uid: str) -> str:
+    """Return one-vs-rest ROC curves with the area under each.
+
+    A class without slides, or with all of them, has no curve, and the legend says so.
+
+    Args:
+        y: true classes (n,).
+        p: probabilities (n, C).
+    """
+    handles, said = [], []
+    C = len(classes)
+    with _figure(4.0, 3.8 + 0.23 * C) as figure:
+        axes = figure.subplots()
+        axes.plot([0, 1], [0, 1], color=_MUTED, lw=0.8, ls=(0, (2, 3)), gid="chance")
+        for c, name in enumerate(classes):
+            style: dict[str, Any] = {
+                "color": CLASS_COLORS[c % len(CLASS_COLORS)],
+                "ls": _DASHES[c % len(_DASHES)],
+                "lw": 1.8,
+            }
+            area = "undefined"
+            if 0 < (y == c).sum() < len(y):
+                fpr, tpr, _ = roc_curve(y == c, p[:, c])
+                axes.plot(fpr, tpr, **style, gid=f"class-{c}")
+                area = f"{auc(fpr, tpr):.2f}"
+            handles.append(Line2D([], [], **style))
+            said.append(f"AUC {area}  {_short(name)}")
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+        axes.set(xlabel="false positive rate", ylabel="true positive rate")
+        figure.legend(handles, said, loc="outside lower center", handlelength=2.6)
+        return _svg(figure, uid, f"ROC curves, one against the rest: {'; '.join(said)}")
+
+
+def learning(
+    trainings: Mapping[str, Sequence[Mapping[str, Any]]],
+    chosen: Mapping[str, int],
+    monitor: str,
+    limits: Mapping[str, tuple[float, float]],
+    uid: str,
+    title: str,
+) -> str:
+    """Return loss and monitor by epoch for the trainings of one fold, kept epochs ringed.
+
+    Args:
+        trainings: epochs of each training, as in `RunSummary.histories`.
+        chosen: the kept epoch of each training, where known.
+        limits: common y range of `loss` and `monitor`, as `learning_limits` returns.
+    """
+    panels = ["loss", *(["monitor"] if "monitor" in limits else [])]
+    ratios = [3, 2][: len(panels)]
+    with _figure(3.5, 1.2 + 0.55 * sum(ratios)) as figure:
+        every = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=ratios)
+        for axes, panel in zip(every[:, 0], panels):
+            for name, rows in trainings.items():
+                _draw_training(axes, panel, rows, chosen.get(name))
+            axes.set(ylabel="loss" if panel == "loss" else _short(monitor), ylim=limits[panel])
+            axes.yaxis.set_major_locator(MaxNLocator(4))
+        every[0, 0].set_title(title, loc="left", fontsize=9, fontweight="bold")
+        every[-1, 0].set_xlabel("epoch")
+        every[-1, 0].xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        kept = ", ".join(
+            f"{name} kept epoch {chosen[name]}" for name in trainings if name in chosen
+        )
+        label = f"Loss and {monitor} by epoch, {title}" + (f": {kept}" if kept else "")
+        return _svg(figure, uid, label)
+
+
+def learning_limits(
+    histories: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> dict[str, tuple[float, float]]:
+    """Return the y range of `loss` and, where there is one, `monitor` over all trainings."""
+    keys = {"loss": ("train_loss", "val_loss"), "monitor": ("monitor",)}
+    limits = {}
+    for panel, names in keys.items():
+        known = [
+            row[name]
+            for rows in histories.values()
+            for row in rows
+            for name in names
+            if row.get(name) is not None
+        ]
+        if known:
+            margin = 0.06 * ((max(known) - min(known)) or 1.0)
+            limits[panel] = (min(known) - margin, max(known) + margin)
+    return limits
+
+
+def _draw_training(
+    axes: Axes, panel: str, rows: Sequence[Mapping[str, Any]], kept: int | None
+) -> None:
+    epochs = np.array([row["epoch"] for row in rows])
+    lines = {
+        "loss": (("train_loss", BLUE, "-"), ("val_loss", VERMILLION, "--")),
+        "monitor": (("monitor", GREEN, "-"),),
+    }[panel]
+    dot = "." if len(rows) == 1 else None  # a line of one point cannot be seen
+    for key, colour, dash in lines:
+        values = np.array([row.get(key) for row in rows], dtype=float)
+        axes.plot(epochs, values, color=colour, ls=dash, lw=1.4, marker=dot)
+    last = np.array([row.get(lines[-1][0]) for row in rows], dtype=float)
+    at = epochs == kept
+    axes.plot(epochs[at], last[at], "o", ms=6.5, mfc="none", mec=_INK, mew=1.3, zorder=4)
+
+
+def forest(
+    metric: str,
+    runs: Sequence[Mapping[str, Any]],
+    differences: Sequence[Mapping[str, Any]],
+    reference: str,
+    uid: str,
+) -> str:
+    """Return runs with their intervals on the left, differences to the reference on the right.
+
+    Args:
+        metric: its title, for the axes.
+        runs: name, value, low and high of each run.
+        differences: the same for all but the reference run.
+    """
+    by_name = {row["name"]: row for row in differences}
+    places = range(len(runs))
+    with _figure(8.4, 0.95 + 0.36 * len(runs)) as figure:
+        left, right = figure.subplots(1, 2, sharey=True, width_ratios=[1, 1])
+        right.axvline(0, color=_MUTED, lw=0.9)
+        for place, run in zip(places, runs):
+            _draw_interval(left, run, place)
+            if run["name"] in by_name:
+                _draw_interval(right, by_name[run["name"]], place)
+            else:
+                beside = {"xytext": (7, 0), "textcoords": "offset points"}
+                right.annotate("reference", (0, place), va="center", color=_MUTED, **beside)
+        left.set_yticks(places, [_short(run["name"], 30) for run in runs])
+        left.set(ylim=(len(runs) - 0.4, -0.6), xlabel=metric)
+        right.set_xlabel(f"difference in {metric}")
+        for axes in (left, right):
+            axes.tick_params(axis="y", length=0)
+            axes.grid(visible=False, axis="y")
+            axes.spines["left"].set_visible(False)
+        return _svg(figure, uid, f"{metric} of {len(runs)} runs, and differences to {reference}")
+
+
+def _draw_interval(axes: Axes, score: Mapping[str, Any], place: int) -> None:
+    if score["value"] is None:
+        axes.text(0.5, place, "undefined", transform=axes.get_yaxis_transform(), va="center")
+        return
+    if score["low"] is not None and score["high"] is not None:
+        axes.plot([score["low"], score["high"]], [place, place], color=BLUE, lw=2)
+    axes.plot([score["value"]], [place], "s", color=BLUE, ms=6)
+
+
+@contextmanager
+def _figure(width: float, height: float) -> Iterator[Figure]:
+    """Yield an empty figure of a size in inches, drawn and saved in our style."""
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        # The browser has the letters that the font used for measuring lacks.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasSVG(figure)
+        yield figure
+
+
+def _svg(figure: Figure, uid: str, label: str) -> str:
+    """Return the figure as an <svg> element with a name, whose ids begin with `uid`."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": uid}):
+        figure.savefig(buffer, format="svg", metadata=_NO_METADATA)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    # Only inside tags: a class may be called id="x".
+    text = _TAG.sub(lambda tag: _REFERENCE.sub(rf"\g<1>{uid}-", tag.group()), text)
+    return text.replace("<svg", f'<svg role="img" aria-label="{html.escape(label)}"', 1).strip()
+
+
+def _short(name: str, limit: int = _NAME_CHARS) -> str:
+    """Return a name that fits a figure; tables give it in full."""
+    return name if len(name) <= limit else f"{name[: limit - 1]}…"

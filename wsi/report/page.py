@@ -1,0 +1,240 @@
+"""The page: everything a report says, rendered into one offline HTML file."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from wsi.errors import ConfigError
+from wsi.evaluation import METRICS, Predictions
+from wsi.evaluation.sample import make_sample
+from wsi.files import publish_bytes
+from wsi.report import figures, tables
+from wsi.report.pictures import data_uris
+from wsi.report.summary import Epochs, Example, RunSummary
+from wsi.report.tables import Table
+
+_MOST_BESIDE = 5  # classes of a confusion matrix that leaves room for another figure
+_CARDS = ("macro_f1", "auc", "balanced_accuracy")
+
+
+def write_report(
+    path: Path,
+    title: str,
+    runs: Sequence[RunSummary],
+    comparison: Mapping[str, Any] | None = None,
+    lead: str = "",
+    next_steps: Sequence[str] = (),
+) -> None:
+    """Write one self-contained HTML page about `runs` to `path`, atomically.
+
+    The page asks for nothing over a network, and a policy in it forbids to. The same input gives
+    the same bytes.
+
+    Args:
+        comparison: of `wsi.evaluation.compare`, over these runs.
+        lead: one sentence under the title.
+        next_steps: what to do now; words between backticks are set as code.
+
+    Raises:
+        ConfigError: no run, repeated names, or a comparison of other runs.
+        ResourceError: the disk is full.
+    """
+    _check(runs, comparison)
+    publish_bytes(path, render(title, runs, comparison, lead, next_steps).encode())
+
+
+def render(
+    title: str,
+    runs: Sequence[RunSummary],
+    comparison: Mapping[str, Any] | None = None,
+    lead: str = "",
+    next_steps: Sequence[str] = (),
+) -> str:
+    """Return the page as text; see `write_report`."""
+    script = files("wsi.report").joinpath("sort.js").read_text(encoding="utf-8")
+    examples = [example for run in runs for example in run.examples]
+    pictures = iter(data_uris([example.picture for example in examples]))
+    return _template().render(
+        title=title,
+        lead=lead,
+        next_steps=next_steps,
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        side_by_side=tables.side_by_side(runs) if len(runs) > 1 else None,
+        comparison=_comparison(comparison),
+        runs=[_run(k, run, pictures) for k, run in enumerate(runs)],
+        facts=tables.facts(runs) if any(run.facts for run in runs) else None,
+        parts=_parts(runs),
+        n_warnings=sum(len(run.warnings) for run in runs),
+    )
+
+
+def _check(runs: Sequence[RunSummary], comparison: Mapping[str, Any] | None) -> None:
+    names = [run.name for run in runs]
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(
+            f"cannot report the runs {', '.join(names) or '(none)'} — "
+            "give at least one, of different names"
+        )
+    compared = {row["name"] for row in comparison["runs"]} if comparison else set()
+    if not compared <= set(names):
+        raise ConfigError(
+            f"the comparison is of {', '.join(sorted(compared))}, the report of "
+            f"{', '.join(names)} — compare the runs that are reported"
+        )
+
+
+@cache
+def _template() -> Any:
+    environment = Environment(
+        loader=PackageLoader("wsi.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.j2")
+
+
+@dataclass(frozen=True)
+class _Figure:
+    """An SVG with its caption; a wide one stands alone."""
+
+    svg: Markup
+    caption: str
+    wide: bool = False
+
+
+def _comparison(comparison: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if comparison is None:
+        return None
+    metric = METRICS[comparison["metric"]]
+    drawn = figures.forest(
+        metric.title,
+        comparison["runs"],
+        comparison["differences"],
+        comparison["reference"],
+        "forest",
+    )
+    better = "right" if metric.higher_is_better else "left"
+    level = tables.percent(comparison["level"])
+    caption = (
+        f"Left: {metric.title} of each run. Right: difference to {comparison['reference']}, on the "
+        f"same resampled patients; an advantage over it lies to the {better} of the line. "
+        f"Bars are {level} intervals. Overlap on the left says nothing about the difference."
+    )
+    return {
+        "table": tables.differences(comparison),
+        "figure": _Figure(Markup(drawn), caption),
+        "notes": comparison["notes"],
+    }
+
+
+def _run(index: int, run: RunSummary, pictures: Iterator[str]) -> dict[str, Any]:
+    metrics = run.metrics
+    grouped = [tables.by_group(metrics, "site"), tables.by_group(metrics, "cohort")]
+    spread = [tables.by_fold(metrics), tables.by_seed(metrics)]
+    return {
+        "id": f"run-{index}",
+        "name": run.name,
+        "n": metrics["n"],
+        "n_patients": metrics["n_patients"],
+        "level": tables.percent(metrics["level"]),
+        "replicates": metrics["replicates"],
+        "decision": metrics["decision"],
+        "coverage": metrics["coverage"],
+        "cards": _cards(metrics),
+        "headline": tables.headline(metrics),
+        "groups": [table for table in (*grouped, tables.by_class(metrics)) if table],
+        "figures": [_confusion(index, run), _roc(index, run)],
+        "spread": [table for table in spread if table],
+        "learning": _learning(index, run),
+        "examples": [(example, next(pictures), _alt(example)) for example in run.examples],
+        "warnings": run.warnings,
+        "notes": metrics["notes"],
+    }
+
+
+def _cards(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return title, value and interval of the figures that open a run."""
+    cards = []
+    for name in _CARDS:
+        if name in metrics:
+            value, _, bounds = tables.interval(metrics[name]).partition(" ")
+            cards.append((METRICS[name].title, value, bounds))
+    return cards
+
+
+def _confusion(index: int, run: RunSummary) -> _Figure:
+    counts = np.asarray(run.metrics["confusion"]["mean_over_seeds"], dtype=float)
+    seeds = len(run.metrics["seeds"])
+    what = "Slides" if seeds == 1 else f"Slides, mean over {seeds} seeds"
+    caption = f"Confusion matrix. {what}, and percent of the row; decided by: "
+    caption += f"{run.metrics['decision']}."
+    drawn = figures.confusion(counts, run.metrics["classes"], f"r{index}-confusion")
+    return _Figure(Markup(drawn), caption, wide=len(counts) > _MOST_BESIDE)
+
+
+def _roc(index: int, run: RunSummary) -> _Figure:
+    y, p, seeds = _pooled(run.predictions)
+    drawn = figures.roc(y, p, run.metrics["classes"], f"r{index}-roc")
+    mean = f", mean probability over {seeds} seeds" if seeds > 1 else ""
+    caption = (
+        f"ROC of each class against the rest: {len(y)} test rows of all folds pooled{mean}. "
+        "The areas are of the curves drawn; the headline AUC is the mean over folds."
+    )
+    return _Figure(Markup(drawn), caption)
+
+
+def _pooled(predictions: Predictions) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return y (n,), the mean probabilities over seeds (n, C), and the number of seeds."""
+    sample = make_sample(predictions)
+    (rows,) = sample.ensemble().runs
+    return rows.y, rows.p, len(sample.seeds)
+
+
+def _learning(index: int, run: RunSummary) -> dict[str, Any] | None:
+    """Return one figure per fold, with a legend for all."""
+    limits = figures.learning_limits(run.histories)
+    if "loss" not in limits:
+        return None
+    folds: dict[str, dict[str, Epochs]] = {}
+    for name, rows in run.histories.items():
+        fold = re.sub(r"^fold(?=\d)", "fold ", name.partition("-seed")[0])
+        folds.setdefault(fold, {})[name] = rows
+    monitor = tables.short_title(run.monitor)
+    svgs = [
+        Markup(
+            figures.learning(trainings, run.chosen, monitor, limits, f"r{index}-learning-{k}", fold)
+        )
+        for k, (fold, trainings) in enumerate(folds.items())
+    ]
+    validated = any(r.get("val_loss") is not None for rows in run.histories.values() for r in rows)
+    legend = [("train", "training loss")]
+    legend += [("val", "validation loss")] if validated else []
+    legend += [("monitor", f"validation {monitor}")] if "monitor" in limits else []
+    legend += [("kept", "epoch kept")] if run.chosen else []
+    return {"svgs": svgs, "legend": legend, "several": len(run.histories) > len(folds)}
+
+
+def _alt(example: Example) -> str:
+    return f"{example.slide_id}: {example.caption or 'picture of the slide'}"
+
+
+def _parts(runs: Sequence[RunSummary]) -> list[tuple[str, Table]]:
+    """Return the parts of the folds with a heading, once where all runs share them."""
+    made = [(r.name, tables.parts(r.parts, r.metrics["classes"])) for r in runs if r.parts]
+    shared = len({table for _, table in made}) == 1 and len(made) == len(runs)
+    return [("", made[0][1])] if shared else made

@@ -1,0 +1,297 @@
+"""Rows of every table, as text that is ready to print."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from wsi.evaluation import METRICS
+from wsi.report.summary import PartRow, RunSummary
+
+Json = Mapping[str, Any]
+
+UNKNOWN = "–"
+_SITE_METRICS = 4  # as many as fit beside each other with their intervals
+_MINUS = "−"
+_WHY_UNDEFINED = {
+    "precision": "never predicted",
+    "recall": "no slide of this class",
+    "auc": "no slide of this class, or of no other",
+    "average_precision": "no slide of this class, or of no other",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Text with the number it is sorted by, its footnotes and a short remark."""
+
+    text: str
+    sort: float | None = None
+    notes: tuple[int, ...] = ()
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table to print.
+
+    Attributes:
+        columns: headings; the first column names the rows.
+        summary: rows that stay below the others when these are sorted.
+        text_columns: numbers of the columns that hold words, the first among them.
+        notes: footnotes, numbered from 1.
+    """
+
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    notes: tuple[str, ...] = ()
+    text_columns: tuple[int, ...] = (0,)
+    summary: tuple[tuple[Cell, ...], ...] = ()
+
+
+@dataclass
+class _Footnotes:
+    """Remarks collected while rows are made; the same remark has one number."""
+
+    texts: list[str] = field(default_factory=list)
+
+    def numbers(self, text: str) -> tuple[int, ...]:
+        """Return the numbers of the remarks in `text`, which semicolons separate."""
+        remarks = [remark for remark in text.split("; ") if remark]
+        self.texts += [remark for remark in remarks if remark not in self.texts]
+        return tuple(self.texts.index(remark) + 1 for remark in remarks)
+
+
+def number(value: float | None, digits: int = 2, *, signed: bool = False) -> str:
+    """Return a number with a true minus sign, or a dash for None."""
+    if value is None:
+        return UNKNOWN
+    rounded = round(value, digits) + 0.0  # no minus zero
+    return f"{rounded:{'+' if signed else ''}.{digits}f}".replace("-", _MINUS)
+
+
+def interval(score: Json, *, signed: bool = False) -> str:
+    """Return `0.71 [0.58, 0.82]` of a score's value, low and high."""
+    value = number(score["value"], signed=signed)
+    if score["value"] is None or score["low"] is None or score["high"] is None:
+        return value
+    low, high = (number(score[key], signed=signed) for key in ("low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
+def p_value(p: float | None) -> str:
+    """Return a p value with as many digits as it bears."""
+    if p is None:
+        return UNKNOWN
+    return "<0.001" if p < 0.001 else number(p, 3 if p < 0.1 else 2)
+
+
+def metrics_of(metrics: Json) -> list[str]:
+    """Return the names of the metrics that are scored, in their order."""
+    return [name for name in metrics if name in METRICS]
+
+
+def metric_title(name: str) -> str:
+    """Return a metric's title, saying when lower is better."""
+    metric = METRICS[name]
+    return metric.title if metric.higher_is_better else f"{metric.title}, lower is better"
+
+
+def short_title(name: str) -> str:
+    """Return a metric's title without what stands in brackets, or the name of no metric."""
+    return METRICS[name].title.partition(" (")[0] if name in METRICS else name
+
+
+def percent(level: float) -> str:
+    """Return a confidence level as `95%`."""
+    return f"{100 * level:g}%"
+
+
+def headline(metrics: Json) -> Table:
+    """Return every metric with its interval, the spread over seeds, and what it was made of."""
+    notes = _Footnotes()
+    several = metrics["ensemble"] is not None
+    columns = ["Metric", f"Value [{percent(metrics['level'])} interval]"]
+    columns += ["SD over seeds", "Ensemble of seeds"] if several else []
+    columns += ["Pooled over folds", "Folds", "Slides", "Patients"]
+    rows = []
+    for name in metrics_of(metrics):
+        score = metrics[name]
+        row = [Cell(metric_title(name)), _score_cell(score, notes)]
+        if several:
+            row.append(Cell(number(score["seeds_sd"]), score["seeds_sd"]))
+            row.append(_score_cell(metrics["ensemble"][name], notes))
+        rows.append((*row, *_fold_cells(score, notes), *_counts(score)))
+    caption = "All metrics, mean over seeds" if several else "All metrics"
+    return Table(caption, tuple(columns), tuple(rows), tuple(notes.texts))
+
+
+def _score_cell(score: Json, notes: _Footnotes, remark: str = "") -> Cell:
+    return Cell(interval(score), score["value"], notes.numbers(score.get("note", "")), remark)
+
+
+def _fold_cells(score: Json, notes: _Footnotes) -> tuple[Cell, Cell]:
+    if "folds" not in score:
+        why = notes.numbers("decisions of all folds are pooled, so there is no second figure")
+        return Cell(UNKNOWN, notes=why), Cell("pooled")
+    defined = f"{score['folds_defined']} of {score['folds']}"
+    return Cell(number(score["pooled"]), score["pooled"]), Cell(defined, score["folds_defined"])
+
+
+def _counts(group: Json) -> tuple[Cell, Cell]:
+    n, patients = group["n"], group["n_patients"]
+    return Cell(str(n), n), Cell(str(patients), patients)
+
+
+def by_group(metrics: Json, kind: Literal["site", "cohort"]) -> Table | None:
+    """Return the metrics of each site or cohort, the worst site marked; None without groups."""
+    groups = metrics["by"].get(kind)
+    if not groups:
+        return None
+    notes = _Footnotes()
+    names = metrics_of(metrics)[:_SITE_METRICS]
+    worst = metrics["worst_site"] if kind == "site" else {}
+    rows = []
+    for group, scores in groups.items():
+        cells = [
+            _score_cell(scores[m], notes, _worst_remark(worst.get(m), group, scores[m]))
+            for m in names
+        ]
+        rows.append((Cell(group), *_counts(scores), *cells))
+    columns = (kind.capitalize(), "Slides", "Patients", *(short_title(m) for m in names))
+    caption = f"By {kind}, with {percent(metrics['level'])} intervals"
+    return Table(caption, columns, tuple(rows), tuple(notes.texts))
+
+
+def _worst_remark(worst: Json | None, site: str, score: Json) -> str:
+    return "worst" if worst and worst["site"] == site and score["value"] is not None else ""
+
+
+def by_class(metrics: Json) -> Table:
+    """Return support, precision, recall, F1, AUC and average precision of each class."""
+    notes = _Footnotes()
+    keys = ("precision", "recall", "f1", "auc", "average_precision")
+    rows = []
+    for name, figures in metrics["per_class"].items():
+        cells = []
+        for key in keys:
+            why = _WHY_UNDEFINED.get(key, "undefined") if figures[key] is None else ""
+            cells.append(Cell(number(figures[key]), figures[key], notes.numbers(why)))
+        rows.append((Cell(name), Cell(str(figures["support"]), figures["support"]), *cells))
+    columns = ("Class", "Slides", "Precision", "Recall", "F1", "AUC", "Average precision")
+    caption = "By class, each against the rest; AUC and average precision over pooled folds"
+    return Table(caption, columns, tuple(rows), tuple(notes.texts))
+
+
+def by_fold(metrics: Json) -> Table | None:
+    """Return the metrics of each fold and their mean and SD; None for a single fold."""
+    folds = metrics["folds"]["each"]
+    if len(folds) < 2:
+        return None
+    notes = _Footnotes()
+    names = metrics_of(metrics)
+    rows = []
+    for fold, scores in folds.items():
+        cells = [
+            Cell(number(scores[m]), scores[m], notes.numbers(_undefined_in_fold(scores[m])))
+            for m in names
+        ]
+        rows.append((Cell(f"fold {fold}", float(fold)), *_counts(scores), *cells))
+    over = metrics["folds"]["summary"]
+    summary = tuple(
+        (Cell(title), Cell(""), Cell(""), *(Cell(number(over[m][key])) for m in names))
+        for key, title in (("mean", "mean"), ("sd", "SD"))
+    )
+    columns = ("Fold", "Slides", "Patients", *(short_title(m) for m in names))
+    caption = "By fold, mean over seeds" if len(metrics["seeds"]) > 1 else "By fold"
+    return Table(caption, columns, tuple(rows), tuple(notes.texts), summary=summary)
+
+
+def _undefined_in_fold(value: float | None) -> str:
+    return "undefined in this fold: only one class present" if value is None else ""
+
+
+def by_seed(metrics: Json) -> Table | None:
+    """Return the metrics of each seed; None for a single one."""
+    if len(metrics["seeds"]) < 2:
+        return None
+    names = metrics_of(metrics)
+    rows = tuple(
+        (Cell(f"seed {seed}", float(seed)), *(Cell(number(v[m]), v[m]) for m in names))
+        for seed, v in metrics["seeds"].items()
+    )
+    return Table("By seed", ("Seed", *(short_title(m) for m in names)), rows)
+
+
+def side_by_side(runs: Sequence[RunSummary]) -> Table:
+    """Return the metrics of several runs beside each other."""
+    notes = _Footnotes()
+    names = list(dict.fromkeys(m for run in runs for m in metrics_of(run.metrics)))
+    rows = []
+    for name in names:
+        cells = [
+            _score_cell(run.metrics[name], notes)
+            if name in run.metrics
+            else Cell(UNKNOWN, notes=notes.numbers("not scored for this run"))
+            for run in runs
+        ]
+        rows.append((Cell(metric_title(name)), *cells))
+    for key, title in (("n", "slides"), ("n_patients", "patients")):
+        rows.append((Cell(title), *(Cell(str(r.metrics[key]), r.metrics[key]) for r in runs)))
+    levels = ", ".join(dict.fromkeys(percent(run.metrics["level"]) for run in runs))
+    columns = ("Metric", *(run.name for run in runs))
+    caption = f"Runs side by side, with {levels} intervals"
+    return Table(caption, columns, tuple(rows), tuple(notes.texts))
+
+
+def differences(comparison: Json) -> Table:
+    """Return the paired difference of each run to the reference."""
+    notes = _Footnotes()
+    rows = []
+    for row in comparison["differences"]:
+        undefined = row["undefined_replicates"]
+        note = f"{undefined} replicates undefined and left out" if undefined else ""
+        if row["value"] is None:
+            note = "undefined: the metric is undefined for a run"
+        rows.append(
+            (
+                Cell(f"{row['name']} {_MINUS} {row['minus']}"),
+                Cell(interval(row, signed=True), row["value"], notes.numbers(note)),
+                Cell(p_value(row["p"]), row["p"]),
+                Cell(p_value(row["p_holm"]), row["p_holm"]),
+            )
+        )
+    title = METRICS[comparison["metric"]].title
+    level = percent(comparison["level"])
+    columns = ("Runs", f"Difference [{level} interval]", "p", "p (Holm)")
+    caption = (
+        f"Paired differences in {title}: {comparison['n']} slides of "
+        f"{comparison['n_patients']} patients, the same for all runs"
+    )
+    return Table(caption, columns, tuple(rows), tuple(notes.texts))
+
+
+def facts(runs: Sequence[RunSummary]) -> Table:
+    """Return what was run, one column per run; facts that differ are marked."""
+    keys = list(dict.fromkeys(key for run in runs for key in run.facts))
+    rows = []
+    for key in keys:
+        values = [run.facts.get(key, UNKNOWN) for run in runs]
+        remark = "differs" if len(set(values)) > 1 else ""
+        rows.append((Cell(key, remark=remark), *(Cell(value) for value in values)))
+    columns = ("", *(run.name for run in runs)) if len(runs) > 1 else ("", "Value")
+    everywhere = tuple(range(len(runs) + 1))
+    return Table("What was run", columns, tuple(rows), text_columns=everywhere)
+
+
+def parts(rows: Sequence[PartRow], classes: Sequence[str]) -> Table:
+    """Return slides, patients and class counts of each part of each fold."""
+    made = []
+    for fold, part, n_slides, n_patients, counts in rows:
+        sizes = (n_slides, n_patients, *(counts.get(name, 0) for name in classes))
+        made.append((Cell(str(fold), fold), Cell(part), *(Cell(str(n), n) for n in sizes)))
+    columns = ("Fold", "Part", "Slides", "Patients", *classes)
+    caption = "Parts of each fold: slides, patients, and slides of each class"
+    return Table(caption, columns, tuple(made), text_columns=(0, 1))
