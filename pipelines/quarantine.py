@@ -38,9 +38,11 @@ def read_quarantine(path: Path) -> dict[str, Entry]:
         return {}
     try:
         with path.open(encoding="utf-8", newline="") as handle:
-            rows = list(csv.DictReader(handle))
-        entries = [_entry(row) for row in rows]
-    except (KeyError, TypeError, ValueError) as error:
+            reader = csv.DictReader(handle)
+            if set(reader.fieldnames or ()) != {f.name for f in fields(Entry)}:
+                raise ValueError("other columns")
+            entries = [_entry(row) for row in reader]
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise ConfigError(
             f"{path} is no table of quarantined slides ({error}) — remove it and rerun"
         ) from None
