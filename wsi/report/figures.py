@@ -20,8 +20,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import auc, roc_curve
 
-BLUE, VERMILLION, GREEN = "#0072B2", "#D55E00", "#009E73"
-CLASS_COLORS = (BLUE, VERMILLION, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+BLUE, VERMILION, GREEN = "#0072B2", "#D55E00", "#009E73"
+CLASS_COLORS = (BLUE, VERMILION, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Colour-blind safe (Okabe & Ito 2008), without the yellow that white swallows."""
 
 _DASHES = ("-", "--", "-.", ":")  # lines differ in more than colour
@@ -192,7 +192,7 @@ def _draw_training(
 ) -> None:
     epochs = np.array([row["epoch"] for row in rows])
     lines = {
-        "loss": (("train_loss", BLUE, "-"), ("val_loss", VERMILLION, "--")),
+        "loss": (("train_loss", BLUE, "-"), ("val_loss", VERMILION, "--")),
         "monitor": (("monitor", GREEN, "-"),),
     }[panel]
     dot = "." if len(rows) == 1 else None  # a line of one point cannot be seen

@@ -12,6 +12,8 @@ for (const table of document.querySelectorAll("table.sortable")) {
       const key = (row) => row.cells[column].dataset.sort ?? row.cells[column].textContent.trim();
       const rows = [...body.rows].sort((a, b) => {
         const [x, y] = [key(a), key(b)];
+        const unknown = x.startsWith("–") - y.startsWith("–");
+        if (unknown) return unknown; // undefined values stay at the end
         const order = x - y;
         return sign * (Number.isNaN(order) ? x.localeCompare(y, undefined, { numeric: true }) : order);
       });
