@@ -170,6 +170,10 @@ class FitSpec(Spec):
     clip: Annotated[float, Field(gt=0)] | None = Field(
         default=1.0, description="gradient norm limit"
     )
+    standardise: bool = Field(
+        default=True,
+        description="bring each feature to zero mean and unit sd over the training tiles",
+    )
     bags_per_step: Annotated[int, Field(ge=1)] = 1
     max_tiles: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="tiles drawn per training bag and epoch; all when not given"

@@ -7,6 +7,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 from sklearn.metrics import log_loss, roc_auc_score
+from sklearn.preprocessing import StandardScaler
 
 from wsi.aggregators.base import Aggregator, Output
 from wsi.aggregators.pooling import MeanPooling
@@ -63,7 +64,9 @@ class Nagging(MeanPooling):
 @pytest.mark.parametrize("clip", [0.05, None])
 def test_steps_are_those_of_a_plain_torch_loop(clip):
     data = toy(6)
-    spec = FitSpec(epochs=5, lr=0.02, weight_decay=0.1, bags_per_step=6, clip=clip)
+    spec = FitSpec(
+        epochs=5, lr=0.02, weight_decay=0.1, bags_per_step=6, clip=clip, standardise=False
+    )
     torch.manual_seed(0)
     aggregator = Nagging(D, 2, hidden=8, dropout=0.0)
     card = ModelCard(D, ("no", "yes"), (3, 3), "mean", "ce")
@@ -91,6 +94,25 @@ def test_steps_are_those_of_a_plain_torch_loop(clip):
     np.testing.assert_allclose([row["grad_norm"] for row in result.history], norms, rtol=1e-3)
     for mine, theirs in zip(aggregator.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-3)
+
+
+# -- features ---------------------------------------------------------------------------------
+
+
+def test_features_are_standardised_by_the_training_tiles_alone():
+    rng = np.random.default_rng(0)
+    bags = {f"s{k}": rng.normal(5, [1, 10, 0] + [3] * (D - 3), (4 + k, D)) for k in range(4)}
+    model, _ = trained(train=from_arrays(bags, [0, 1, 0, 1]), val=toy(6, 1), epochs=1)
+    tiles = np.concatenate(list(bags.values()))
+    oracle = StandardScaler().fit(tiles)
+    given = (torch.from_numpy(tiles).float() - model.feature_mean) / model.feature_scale
+    np.testing.assert_allclose(given.numpy(), oracle.transform(tiles), atol=1e-4)
+
+
+def test_features_may_be_left_as_they_are():
+    model, _ = trained(epochs=1, standardise=False)
+    assert torch.equal(model.feature_mean, torch.zeros(D))
+    assert torch.equal(model.feature_scale, torch.ones(D))
 
 
 # -- choosing the epoch -----------------------------------------------------------------------
@@ -254,7 +276,13 @@ def test_divergence_names_epoch_step_and_slide():
     bags = {f"s{i}": np.zeros((2, D), np.float32) for i in range(4)}
     bags["broken"] = np.full((2, D), np.nan, np.float32)
     with pytest.raises(TrainingError, match=r"epoch 0, step \d \(broken\): loss nan"):
-        trained(train=from_arrays(bags, [0, 1, 0, 1, 0]), bags_per_step=1)
+        trained(train=from_arrays(bags, [0, 1, 0, 1, 0]), bags_per_step=1, standardise=False)
+
+
+def test_a_feature_that_is_no_number_is_named_before_training():
+    bags = {"sound": np.zeros((2, D), np.float32), "broken": np.full((2, D), np.nan, np.float32)}
+    with pytest.raises(TrainingError, match="broken: a feature is not a finite number"):
+        trained(train=from_arrays(bags, [0, 1]))
 
 
 class Late(Aggregator):

@@ -71,14 +71,14 @@ class Tissue:
     coverage: float = 0.16
     radius_um: dict[str, float] = field(
         default_factory=lambda: {
-            "normal": 3.4,
-            "large-cell": 5.2,
-            "small-cell": 4.4,
-            "lymphoid": 2.6,
+            "normal": 3.6,
+            "large-cell": 6.4,
+            "small-cell": 2.1,
+            "lymphoid": 2.9,
         }
     )
     radius_spread: float = 0.08
-    lesion_share: tuple[float, float] = (0.07, 0.11)
+    lesion_share: tuple[float, float] = (0.09, 0.118)
 
 
 @dataclass(frozen=True)

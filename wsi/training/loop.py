@@ -64,6 +64,7 @@ def fit(
 ) -> FitResult:
     """Train `model` in place and return its history.
 
+    Features are first standardised by the training tiles, unless the settings say otherwise.
     After each epoch the validation part is scored with all tiles. The best epoch's weights are
     put back, ties going to the smaller temperature-fitted NLL and then to the earlier epoch;
     without validation the last epoch stands. Then the objective settles its decision rule.
@@ -83,6 +84,8 @@ def fit(
     """
     for part in (train, val):
         _check_labels(part, len(model.card.classes))
+    if spec.standardise:
+        model.standardise(train)
     fabric = _fabric(device)
     fabric.to_device(model)
     optimizer = adamw(model.parameters(), spec)

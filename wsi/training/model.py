@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from wsi.aggregators import AGGREGATORS
 from wsi.aggregators.base import Aggregator, Output
-from wsi.data import BagBatch
+from wsi.data import BagBatch, BagDataset
 from wsi.errors import TrainingError
 from wsi.objectives import OBJECTIVES
 from wsi.objectives.base import Objective
 from wsi.specs import Config
 from wsi.training.seeds import seeded
+
+_CONSTANT = 1e-6  # a feature of smaller sd does not vary
 
 
 @dataclass(frozen=True)
@@ -32,17 +36,48 @@ class ModelCard:
 
 
 class Model(nn.Module):
-    """A bag to an output by the aggregator, and to probabilities by the objective's rule."""
+    """A bag to an output by the aggregator, and to probabilities by the objective's rule.
+
+    Features are shifted and scaled first, by nothing until `standardise` has seen training tiles.
+    """
+
+    feature_mean: Tensor
+    feature_scale: Tensor
 
     def __init__(self, card: ModelCard, aggregator: Aggregator, objective: Objective) -> None:
         super().__init__()
         self.card = card
         self.aggregator = aggregator
         self.objective = objective
+        self.register_buffer("feature_mean", torch.zeros(card.dim))
+        self.register_buffer("feature_scale", torch.ones(card.dim))
 
     def forward(self, batch: BagBatch) -> Output:
         """Return the aggregator's output for a packed batch."""
-        return self.aggregator(batch)
+        x = (batch.x - self.feature_mean) / self.feature_scale
+        return self.aggregator(replace(batch, x=x))
+
+    def standardise(self, train: BagDataset) -> None:
+        """Set shift and scale so that training tiles have zero mean and unit sd per feature.
+
+        Without it, features that vary between scanners drown those that vary between tissues.
+        A feature that never varies is only shifted.
+
+        Raises:
+            TrainingError: a feature is not a finite number.
+        """
+        n, total, squares = 0, 0.0, 0.0
+        for index in range(len(train)):
+            x = train.tiles(index)[0].astype(np.float64)
+            if not np.isfinite(x).all():
+                raise TrainingError(
+                    f"{train.slide_ids[index]}: a feature is not a finite number — verify this bag"
+                )
+            n, total, squares = n + len(x), total + x.sum(axis=0), squares + (x**2).sum(axis=0)
+        mean = total / n
+        sd = np.sqrt(np.maximum(squares / n - mean**2, 0))
+        self.feature_mean.copy_(torch.as_tensor(mean))
+        self.feature_scale.copy_(torch.as_tensor(np.where(sd > _CONSTANT, sd, 1.0)))
 
     def probabilities(self, output: Output) -> Tensor:
         """Return class probabilities (B, C), float64."""

@@ -1,0 +1,139 @@
+"""The run folder: what a training run leaves behind, and how a rerun recognises it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pipelines.config
+from wsi.errors import ConfigError
+from wsi.files import publish_json
+from wsi.specs import Config
+
+_LIBRARIES = ("wsi", "torch", "timm", "numpy", "scikit-learn", "h5py", "zarr", "openslide-python")
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """Paths of a run folder."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.yaml"
+
+    @property
+    def environment(self) -> Path:
+        return self.root / "environment.json"
+
+    @property
+    def inputs(self) -> Path:
+        return self.root / "inputs.json"
+
+    @property
+    def splits(self) -> Path:
+        return self.root / "splits.csv"
+
+    @property
+    def predictions(self) -> Path:
+        return self.root / "predictions.csv"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.json"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report.html"
+
+    def cell(self, fold: int, seed: int) -> Path:
+        """Return the folder of one fold and seed."""
+        return self.root / f"fold{fold}-seed{seed}"
+
+    def cells(self) -> list[Path]:
+        """Return the folders of all folds and seeds that have begun."""
+        return sorted(self.root.glob("fold*-seed*"))
+
+    def begin(self, config: Config, inputs: dict[str, Any]) -> bool:
+        """Record settings and inputs; return whether an earlier run is being continued.
+
+        Raises:
+            ConfigError: the folder holds a run with other settings or inputs.
+        """
+        if self.config.is_file() and self.inputs.is_file():
+            self._refuse_another_run(config, inputs)
+            return True
+        if self.root.is_dir() and any(p.name != "run.log" for p in self.root.iterdir()):
+            raise ConfigError(f"{self.root} is neither empty nor a run — give another --out")
+        self.root.mkdir(parents=True, exist_ok=True)
+        publish_json(self.environment, environment())
+        publish_json(self.inputs, inputs)
+        pipelines.config.write_config(config, self.config)
+        return False
+
+    def read_inputs(self) -> dict[str, Any]:
+        """Return what the run was made from.
+
+        Raises:
+            ConfigError: the folder is no run.
+        """
+        try:
+            return json.loads(self.inputs.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise ConfigError(
+                f"{self.root} is not a run folder — give one written by `wsi train`"
+            ) from None
+
+    def _refuse_another_run(self, config: Config, inputs: dict[str, Any]) -> None:
+        old = pipelines.config.read_config(self.config).model_dump(mode="json")
+        new = config.model_dump(mode="json")
+        changed = [f"{key} {a} -> {b}" for key, a, b in _differences(old, new)]
+        before = self.read_inputs()
+        changed += [key for key in inputs if before.get(key) != inputs[key]]
+        if changed:
+            raise ConfigError(
+                f"{self.root} holds a run with other settings or inputs "
+                f"({', '.join(changed[:5])}) — give another --out"
+            )
+
+
+def environment() -> dict[str, Any]:
+    """Return what a reader needs to know of the machine and its libraries; no names or paths."""
+    versions = {name: _version(name) for name in _LIBRARIES}
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "libraries": versions,
+        "cuda": _cuda(),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cuda() -> str | None:
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return None
+    return f"{torch.version.cuda}, {torch.cuda.get_device_name(0)}"
+
+
+def _differences(old: Any, new: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        found = []
+        for key in {**old, **new}:
+            found += _differences(old.get(key), new.get(key), f"{prefix}{key}.")
+        return found
+    return [] if old == new else [(prefix.rstrip("."), old, new)]

@@ -1,0 +1,56 @@
+"""Scores of a run, said to people and written to metrics.json; and its report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipelines.console import Console
+from pipelines.rundir import RunDir
+from wsi.evaluation import Predictions, evaluate
+from wsi.files import publish_json
+from wsi.specs import EvaluateSpec
+
+SHOWN = ("macro_f1", "auc", "micro_f1", "balanced_accuracy")
+
+
+def score_run(
+    run_dir: RunDir, predictions: Predictions, spec: EvaluateSpec, console: Console
+) -> dict[str, Any]:
+    """Return, write and print the scores of labelled predictions."""
+    metrics = evaluate(predictions, spec)
+    publish_json(run_dir.metrics, metrics)
+    show_metrics(metrics, console)
+    return metrics
+
+
+def show_metrics(metrics: dict[str, Any], console: Console, title: str = "") -> None:
+    """Print the headline scores with intervals, by site too, and what to know about them."""
+    rows = [["all", *_row(metrics)]]
+    for kind in ("site", "cohort"):
+        rows += [
+            [f"{kind} {name}", *_row(group)] for name, group in metrics["by"].get(kind, {}).items()
+        ]
+    console.table(["part", "n", "patients", *SHOWN], rows, title)
+    for note in metrics["notes"]:
+        console.say(f"note: {note}")
+
+
+def _row(scores: dict[str, Any]) -> list[str]:
+    first = scores[SHOWN[0]]
+    return [str(first["n"]), str(first["n_patients"]), *(interval(scores[m]) for m in SHOWN)]
+
+
+def interval(score: dict[str, Any]) -> str:
+    """Return `0.71 [0.58, 0.82]`, or `undefined`."""
+    if score["value"] is None:
+        return "undefined"
+    text = f"{score['value']:.3f}"
+    if score["low"] is None or score["high"] is None:
+        return text
+    return f"{text} [{score['low']:.3f}, {score['high']:.3f}]"
+
+
+def report_run(run_dir: RunDir, console: Console) -> Path:
+    """Write the report of a run."""
+    raise NotImplementedError
