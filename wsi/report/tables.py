@@ -283,7 +283,7 @@ def facts(runs: Sequence[RunSummary]) -> Table:
         rows.append((Cell(key, remark=remark), *(Cell(value) for value in values)))
     columns = ("", *(run.name for run in runs)) if len(runs) > 1 else ("", "Value")
     everywhere = tuple(range(len(runs) + 1))
-    return Table("What was run", columns, tuple(rows), text_columns=everywhere)
+    return Table("Settings and versions", columns, tuple(rows), text_columns=everywhere)
 
 
 def parts(rows: Sequence[PartRow], classes: Sequence[str]) -> Table:
