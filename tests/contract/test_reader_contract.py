@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.interpolate import interp1d
 
 from wsi.errors import MissingMppError, NeedsUpsamplingError, RegionError, SlideError
 from wsi.slides import READERS, Slide
@@ -108,6 +109,26 @@ class ReaderContract:
         assert small.pixels.shape == (43, 60, 3)
         assert small.scale == pytest.approx((W / 60, H / 43))
         assert small.pixels.mean() == pytest.approx(pixels.mean(), abs=1)
+
+    def test_a_thumbnail_in_blocks_is_seamless(self, slide, pixels, monkeypatch) -> None:
+        asked = []
+        region = slide._region
+        monkeypatch.setattr(slide, "_region", lambda *a: (asked.append(a[2]), region(*a))[1])
+        monkeypatch.setattr("wsi.slides.base._BLOCK_PX", 10_000)
+        thumbnail = slide.thumbnail(W / 100)  # 6.01 and 6.01388 pixels
+        assert len(asked) > 20
+        assert max(w * h for w, h in asked) < 2 * 10_000
+        assert thumbnail.pixels.shape == (72, 100, 3)
+        # Summed exactly over the pixels each one covers, by cumulative sums and interpolation.
+        total = np.zeros((H + 1, W + 1, 3))
+        total[1:, 1:] = pixels.astype(float).cumsum(0).cumsum(1)
+        rows = np.arange(73) * thumbnail.scale[1]
+        columns = np.arange(101) * thumbnail.scale[0]
+        at_rows = interp1d(np.arange(H + 1), total, axis=0)(rows.clip(0, H))
+        corners = interp1d(np.arange(W + 1), at_rows, axis=1)(columns.clip(0, W))
+        area = thumbnail.scale[0] * thumbnail.scale[1]
+        mean = np.diff(np.diff(corners, axis=0), axis=1) / area
+        assert np.abs(thumbnail.pixels - mean).max() < 0.6
 
     @pytest.mark.parametrize(("level", "size"), [(1, (8, 8)), (-1, (8, 8)), (0, (0, 8))])
     def test_an_impossible_region_is_an_error(self, slide, level, size) -> None:

@@ -377,7 +377,7 @@ def test_a_slide_whose_name_is_no_text_stops_nothing(slide_folder: Path, tmp_pat
     folder = tmp_path / "in"
     folder.mkdir()
     shutil.copy(slide_folder / "a.svs", folder / "good.svs")
-    shutil.copy(slide_folder / "a.svs", os.fsencode(folder) + b"/caf\xe9.svs")
+    shutil.copy(slide_folder / "a.svs", folder / os.fsdecode(b"caf\xe9.svs"))
     shutil.copy(slide_folder / "a.svs", folder / "line\nbreak.svs")
     assert preprocess(folder, tmp_path / "out") == 3
     assert states(tmp_path / "out")["good"] == "done"
@@ -421,7 +421,7 @@ def test_what_a_slide_says_of_its_patient_is_written_nowhere(
     for name, mpp in [("s.svs", 0.5), ("bare.svs", None)]:
         path = slides / name
         write_slide(path, levels, mpp=mpp, dress="aperio")
-        with tifffile.TiffFile(path, mode="r+b") as tiff:
+        with tifffile.TiffFile(path, mode="r+") as tiff:
             tag = tiff.pages.first.tags["ImageDescription"]
             tag.overwrite(f"{tag.value}|Filename = {canary}|User = {canary}|Title = {canary}")
         assert canary in open_slide(path).properties["aperio.User"]

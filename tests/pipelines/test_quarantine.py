@@ -32,7 +32,7 @@ def test_entries_survive_the_file_and_are_sorted(tmp_path: Path) -> None:
     table = pd.read_csv(tmp_path / "q.csv")  # as anyone else would read it
     assert table["slide_id"].tolist() == ["a", "b/1", "b/2"]
     assert table["attempts"].tolist() == [2, 2, 2]
-    assert table["message"][0] == entry().message
+    assert table["message"].tolist()[0] == entry().message
 
 
 def test_no_file_is_no_entries(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def scramble_tile(path: Path, index: int) -> None:
 
 def empty_tile(path: Path, *indices: int) -> None:
     """Say that tiles of level 0 have no bytes, as scanners do where they did not scan."""
-    with tifffile.TiffFile(path, mode="r+b") as tiff:
+    with tifffile.TiffFile(path, mode="r+") as tiff:
         page = tiff.pages.first
         counts, offsets = list(page.databytecounts), list(page.dataoffsets)
         for k in indices:
@@ -130,12 +130,15 @@ def _recipe(min_tissue: float):
     return encoder, make_recipe(config, encoder)
 
 
-def test_extraction_counts_what_was_not_scanned_as_missing(holed: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("batch", [4, 64])
+def test_extraction_counts_what_was_not_scanned_as_missing(
+    holed: Path, tmp_path: Path, batch: int
+) -> None:
     encoder, recipe = _recipe(min_tissue=0)
     store = create_store(tmp_path / "bags", "h5")
     with open_slide(holed) as slide:
         located = locate(slide, recipe.tissue, recipe.tiling)
-        info = embed(slide, located, encoder, recipe, store)
+        info = embed(slide, located, encoder, recipe, store, batch=batch)
     assert info.counts == {"considered": 16, "planned": 16, "missing": 2}
     assert info.n == 14
     kept = {tuple(xy) for xy in store.read("holed").xy0.tolist()}

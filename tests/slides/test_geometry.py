@@ -50,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("position")
 
 
-def _slide(folder: Path, rounding: str, mpp: float, factor: float = 2.0) -> Slide:
+def _slide(folder: Path, rounding: Rounding, mpp: float, factor: float = 2.0) -> Slide:
     path = folder / f"{rounding}-{factor}-{mpp}.tif"
     if not path.exists():
         pixels = folder / f"{rounding}-{factor}.npz"
@@ -66,7 +66,7 @@ def _slide(folder: Path, rounding: str, mpp: float, factor: float = 2.0) -> Slid
 @pytest.mark.parametrize("mpp", [0.2265, 0.243, 0.5])
 @pytest.mark.parametrize("rounding", ["floor", "ceil"])
 def test_tiles_cover_the_field_asked_for(
-    folder: Path, rounding: str, mpp: float, target: float
+    folder: Path, rounding: Rounding, mpp: float, target: float
 ) -> None:
     slide = _slide(folder, rounding, mpp)
     if mpp > target * 1.05:

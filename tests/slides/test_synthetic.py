@@ -31,6 +31,14 @@ SLIDES = 27
 TILE = 64  # drawn pixels: 32 um
 
 
+def dilated(mask: np.ndarray, iterations: int) -> np.ndarray:
+    return np.asarray(ndimage.binary_dilation(mask, iterations=iterations), bool)
+
+
+def eroded(mask: np.ndarray, iterations: int) -> np.ndarray:
+    return np.asarray(ndimage.binary_erosion(mask, iterations=iterations), bool)
+
+
 def lesion_mask(drawing: Drawing) -> np.ndarray:
     mask = np.zeros(drawing.tissue.shape, np.uint8)
     for outline in drawing.lesions:
@@ -72,7 +80,7 @@ def test_tissue_has_a_free_margin_and_glass_is_white(drawings) -> None:
         edge = np.ones_like(drawing.tissue)
         edge[8:-8, 8:-8] = False
         assert not drawing.tissue[edge].any()
-        away = ~ndimage.binary_dilation(drawing.tissue, iterations=20)
+        away = ~dilated(drawing.tissue, iterations=20)
         assert drawing.pixels[away].mean() > 225
 
 
@@ -181,8 +189,8 @@ def test_nuclei_differ_within_the_outline_and_only_there() -> None:
     """Nuclei are wider inside the outline, while they cover about as much."""
     same = Tissue(size_um=SMALL.size_um, radius_spread=0)
     lesion = lesion_mask(drawing := draw("large-cell", SITES[2], 1, same))
-    inside = ndimage.binary_erosion(lesion, iterations=12)
-    outside = drawing.tissue & ~ndimage.binary_dilation(lesion, iterations=12)
+    inside = eroded(lesion, iterations=12)
+    outside = drawing.tissue & ~dilated(lesion, iterations=12)
     grey = cv2.GaussianBlur(drawing.pixels[..., 0], (0, 0), 1)
     level, _ = cv2.threshold(grey[drawing.tissue], 0, 255, cv2.THRESH_BINARY_INV + cv2.THRESH_OTSU)
     picture = ((grey < level) & drawing.tissue).astype(np.uint8)

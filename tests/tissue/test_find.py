@@ -74,11 +74,15 @@ def test_pale_tissue_is_found(tmp_path: Path) -> None:
     assert (found & truth).sum() / (found | truth).sum() > 0.95
 
 
-def test_black_padding_is_no_tissue_and_moves_no_threshold(tmp_path: Path, picture) -> None:
+@pytest.mark.parametrize("pen", [True, False])
+def test_black_padding_is_no_tissue_and_moves_no_threshold(
+    tmp_path: Path, picture, pen: bool
+) -> None:
+    spec = TissueSpec(method=Component(name="od_otsu", pen=pen))  # pyright: ignore[reportCallIssue]
     plain = picture(SIZE, (0.6, 0.375), 0.2)
     padded = plain.copy()
-    padded[:, :320] = 0
-    without, padding = find(tmp_path, plain), find(tmp_path, padded)
+    padded[:, :320] = (9, 4, 7)  # black as JPEG leaves it, with a hue
+    without, padding = find(tmp_path, plain, spec), find(tmp_path, padded, spec)
     columns = 320 // 4
     assert not padding.mask[:, :columns].any()
     np.testing.assert_array_equal(padding.mask[:, columns + 2 :], without.mask[:, columns + 2 :])
@@ -166,6 +170,13 @@ def test_small_holes_are_filled_and_large_ones_stay(tmp_path: Path) -> None:
     mask = find(tmp_path, pixels).mask
     assert mask[300 // 4 : 380 // 4, 300 // 4 : 380 // 4].all()
     assert mask[520 // 4 : 680 // 4, 720 // 4 : 880 // 4].mean() < 0.05
+
+
+def test_a_notch_at_the_edge_is_no_hole(tmp_path: Path) -> None:
+    pixels = np.full((SIZE[1], SIZE[0], 3), (190, 110, 165), np.uint8)
+    pixels[500:580, :80] = 245  # 0.026 mm2, filled if it lay within the tissue
+    mask = find(tmp_path, pixels).mask
+    assert mask[508 // 4 : 572 // 4, : 60 // 4].mean() < 0.1
 
 
 def test_without_a_resolution_tissue_is_found_all_the_same(tmp_path: Path, picture) -> None:
