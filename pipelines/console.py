@@ -32,12 +32,14 @@ class Console:
     Attributes:
         json: print one JSON document on stdout in place of tables.
         quiet: say only what went wrong.
+        hushed: only keep the log; for work that is part of something larger.
         log: file that keeps every line said, with times.
     """
 
     json: bool = False
     quiet: bool = False
     verbose: bool = False
+    hushed: bool = False
     log: Path | None = None
     _people: RichConsole = field(
         default_factory=lambda: RichConsole(stderr=True, highlight=False, soft_wrap=True)
@@ -46,23 +48,24 @@ class Console:
     def say(self, text: str) -> None:
         """Say something to people, unless they asked for quiet."""
         self._keep(text)
-        if not self.quiet:
+        if not (self.quiet or self.hushed):
             self._people.print(text, markup=False)
 
     def warn(self, text: str) -> None:
         """Say something that must not be missed."""
         self._keep(f"warning: {text}")
-        self._people.print(f"warning: {text}", style="yellow", markup=False)
+        if not self.hushed:
+            self._people.print(f"warning: {text}", style="yellow", markup=False)
 
     def detail(self, text: str) -> None:
         """Say something only the curious want to read."""
         self._keep(text)
-        if self.verbose and not self.quiet:
+        if self.verbose and not (self.quiet or self.hushed):
             self._people.print(text, style="dim", markup=False)
 
     def result(self, value: Any) -> None:
         """Print a JSON document on stdout when asked for JSON."""
-        if self.json:
+        if self.json and not self.hushed:
             print(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False, default=str))
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:
@@ -70,7 +73,7 @@ class Console:
 
         On a terminal it is drawn; into a pipe go tab-separated lines that scripts can cut.
         """
-        if self.json:
+        if self.json or self.hushed:
             return
         if not sys.stdout.isatty():
             print("\t".join(columns))
@@ -85,7 +88,7 @@ class Console:
     @contextmanager
     def progress(self, what: str, total: int) -> Iterator[Tracker]:
         """Track `total` steps with a bar and an ETA; a line now and then where no terminal is."""
-        if self._people.is_terminal and not self.quiet:
+        if self._people.is_terminal and not (self.quiet or self.hushed):
             with _bar(self._people) as bar:
                 task = bar.add_task(what, total=total)
                 yield Tracker(lambda n, text: bar.update(task, advance=n, description=text or what))

@@ -91,6 +91,10 @@ class RunDir:
                 f"{self.root} is not a run folder — give one written by `wsi train`"
             ) from None
 
+    def read_metrics(self) -> dict[str, Any]:
+        """Return the run's scores."""
+        return json.loads(self.metrics.read_text(encoding="utf-8"))
+
     def _refuse_another_run(self, config: Config, inputs: dict[str, Any]) -> None:
         old = pipelines.config.read_config(self.config).model_dump(mode="json")
         new = config.model_dump(mode="json")

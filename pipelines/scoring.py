@@ -52,5 +52,11 @@ def interval(score: dict[str, Any]) -> str:
 
 
 def report_run(run_dir: RunDir, console: Console) -> Path:
-    """Write the report of a run."""
-    raise NotImplementedError
+    """Write the report of a run and return its path."""
+    from pipelines.summary import summarise
+    from wsi.report import write_report
+
+    summary = summarise(run_dir, console)
+    write_report(run_dir.report, f"Run {summary.name}", [summary])
+    console.say(f"report: {run_dir.report}")
+    return run_dir.report

@@ -98,10 +98,10 @@ def run(config: Config, options: Options, console: Console) -> int:
     labelled = join_labels(predictions, cohort)
     write_predictions(labelled, run_dir.predictions)
     metrics = score_run(run_dir, labelled, config.evaluate, console)
+    console.say(f"run: {run_dir.root}")
     if options.report:
         report_run(run_dir, console)
     console.result({"run": str(run_dir.root), "metrics": metrics})
-    console.say(f"run: {run_dir.root}")
     return 0
 
 

@@ -1,0 +1,65 @@
+"""`wsi bags`: list, verify and convert bags."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+
+from pipelines.console import Console
+from wsi.bags import convert, open_store
+
+
+def list_bags(folder: Path, console: Console) -> int:
+    """Print one row per bag."""
+    store = open_store(folder)
+    rows = []
+    for info in store.infos():
+        tiling = info.provenance.tiling["settings"]
+        rows.append(
+            {
+                "slide_id": info.slide_id,
+                "status": info.status,
+                "tiles": info.n,
+                "dim": info.dim,
+                "dtype": info.dtype,
+                "encoder": info.provenance.encoder.get("name", ""),
+                "mpp": tiling.get("mpp", ""),
+                "tile_px": tiling.get("tile_px", ""),
+                "reason": info.reason or "",
+            }
+        )
+    if rows:
+        console.table(list(rows[0]), (list(row.values()) for row in rows), str(store.root))
+    console.result(rows)
+    done = sum(row["status"] == "done" for row in rows)
+    tiles = sum(row["tiles"] for row in rows)
+    console.say(f"{done} bags, {tiles} tiles, {len(rows) - done} empty slides in {store.root}")
+    return 0
+
+
+def verify_bags(folder: Path, console: Console) -> int:
+    """Print every damaged bag and stray file; 5 when a bag is damaged or gone."""
+    store = open_store(folder)
+    findings = list(store.verify_all())
+    if findings:
+        rows = ([f.state, f.name, f.message] for f in findings)
+        console.table(["state", "slide", "finding"], rows, str(store.root))
+    console.result([asdict(finding) for finding in findings])
+    counts = Counter(finding.state for finding in findings)
+    listed = ", ".join(f"{n} {state}" for state, n in counts.items()) or "nothing wrong"
+    console.say(f"{len(store.infos())} sidecars in {store.root}: {listed}")
+    return 5 if counts["corrupt"] or counts["missing"] else 0
+
+
+def convert_bags(folder: Path, to: str, out: Path, console: Console) -> int:
+    """Write all bags of `folder` to `out` in another format; what is there already is kept."""
+    source = open_store(folder)
+    n = 0
+    with console.progress("bags", len(source.infos())) as track:
+        for slide_id in convert(source, out, to):
+            n += 1
+            track.advance(1, slide_id)
+    console.say(f"{n} bags in {out}")
+    console.result({"bags": n, "path": str(out), "format": to})
+    return 0

@@ -1,0 +1,77 @@
+"""`wsi compare`: paired differences between runs on the same slides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipelines.console import Console
+from pipelines.evaluate import load_predictions
+from pipelines.rundir import RunDir
+from pipelines.scoring import interval
+from pipelines.summary import names_of, summarise
+from wsi.errors import ConfigError
+from wsi.evaluation import compare
+from wsi.files import publish_json
+from wsi.specs import EvaluateSpec
+
+
+def run(
+    sources: Sequence[Path], metric: str, out: Path | None, replicates: int, console: Console
+) -> int:
+    """Print the comparison; with `out` also write it, and a report of all runs."""
+    if len(sources) < 2:
+        raise ConfigError("a comparison needs two runs or more — wsi compare RUN RUN")
+    named = list(zip(names_of(sources), sources, strict=True))
+    loaded = [(name, load_predictions(source)) for name, source in named]
+    result = compare(loaded, metric, EvaluateSpec(replicates=replicates))
+    show_comparison(result, console)
+    if out is not None:
+        publish_json(out / "comparison.json", result)
+        console.say(f"wrote {out / 'comparison.json'}")
+        if all(source.is_dir() for source in sources):
+            write_comparison_report(out / "report.html", dict(named), result, console)
+    console.result(result)
+    return 0
+
+
+def show_comparison(result: dict[str, Any], console: Console) -> None:
+    """Print each run's figure and each difference to the reference."""
+    console.table(
+        ["run", result["metric"]], [[r["name"], interval(r)] for r in result["runs"]], "runs"
+    )
+    show_differences(result, console)
+
+
+def show_differences(result: dict[str, Any], console: Console) -> None:
+    """Print each difference to the reference."""
+    rows = [
+        [d["name"], d["minus"], interval(d), _p(d["p"]), _p(d["p_holm"])]
+        for d in result["differences"]
+    ]
+    columns = ["run", "minus", f"difference in {result['metric']}", "p", "p (Holm)"]
+    console.table(columns, rows, "paired differences")
+    for note in result["notes"]:
+        console.say(f"note: {note}")
+
+
+def _p(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"
+
+
+def write_comparison_report(
+    path: Path,
+    runs: dict[str, Path],
+    result: dict[str, Any],
+    console: Console,
+    lead: str = "",
+    title: str = "",
+    next_steps: Sequence[str] = (),
+) -> None:
+    """Write one page about all runs and their differences."""
+    from wsi.report import write_report
+
+    summaries = [summarise(RunDir(root), console, name) for name, root in runs.items()]
+    write_report(path, title or " against ".join(runs), summaries, result, lead, next_steps)
+    console.say(f"report: {path}")

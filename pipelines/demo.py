@@ -1,0 +1,214 @@
+"""`wsi demo`: the whole of wsi on synthetic slides, from drawing them to a report."""
+
+from __future__ import annotations
+
+import csv
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from shapely import points
+
+from pipelines import compare, preprocess, train
+from pipelines.config import load_config
+from pipelines.console import Console
+from pipelines.evaluate import load_predictions
+from pipelines.rundir import RunDir
+from pipelines.scoring import interval
+from wsi.bags import open_store
+from wsi.cohorts.synthetic import Planned, plan_cohort, write_slide_of, write_table
+from wsi.errors import ConfigError
+from wsi.explain import attention_of, top_tiles
+from wsi.files import publish_json
+from wsi.geojson import read_geojson
+
+RUNS = {
+    "ce": ("objective=ce",),
+    "ncmi": ("objective=ncmi",),
+    "mean-pooling": ("objective=ce", "aggregator=mean"),
+}
+"""Name of each run and what it sets; mean pooling is the floor the others must beat."""
+
+_SMALL_MODEL = ("aggregator.hidden=64",)
+_TOP = 5
+
+
+@dataclass(frozen=True)
+class Found:
+    """Share of the highest-attention tiles that lie inside a lesion, against picking at random."""
+
+    share: float
+    random: float
+    slides: int
+
+
+def run(out: Path, seed: int, console: Console) -> int:
+    """Draw, extract, train, compare, report; end with what to type for one's own slides."""
+    started = time.monotonic()
+    if out.is_dir() and not (out / "cohort.csv").is_file() and any(out.iterdir()):
+        raise ConfigError(f"{out} is not empty and holds no demo — give another --out")
+    jobs = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
+    hushed = Console(hushed=True, log=out / "run.log")
+    planned = plan_cohort(seed=seed)
+    console.say(f"1/4 drawing {len(planned)} synthetic slides: 3 classes, 3 sites")
+    table = _draw(planned, out, jobs, console)
+    console.say("2/4 slides to bags (texture-v1: baseline features, not a foundation model)")
+    options = preprocess.Options(slides=(out / "slides",), out=out, jobs=jobs)
+    code = preprocess.run(load_config(["demo"]), options, hushed)
+    if code:
+        return code
+    console.say(f"3/4 training {', '.join(RUNS)}: 3 folds each")
+    bags = out / "bags"
+    for name, settings in RUNS.items():
+        _train(name, settings, table, bags, out, seed, jobs, hushed)
+    console.say("4/4 comparing")
+    found = {name: _lesions_found(out / "runs" / name, out / "slides") for name in ("ce", "ncmi")}
+    result = _report(out, found, console)
+    _close(out, found, result, time.monotonic() - started, console)
+    return 0
+
+
+def _draw(planned: Sequence[Planned], out: Path, jobs: int, console: Console) -> Path:
+    folder, table = out / "slides", out / "cohort.csv"
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = _recorded(out)
+    if table.is_file() and drawn == [p.slide_id + str(p.seed) for p in planned]:
+        console.say("    drawn already")
+        return table
+    context = multiprocessing.get_context("spawn")
+    with (
+        ProcessPoolExecutor(jobs, context) as pool,
+        console.progress("drawing", len(planned)) as track,
+    ):
+        paths = []
+        for path in pool.map(partial(write_slide_of, folder=folder), planned):
+            paths.append(path)
+            track.advance()
+    write_table(list(planned), paths, table)
+    publish_json(out / "drawn.json", [p.slide_id + str(p.seed) for p in planned])
+    return table
+
+
+def _recorded(out: Path) -> list[str]:
+    path = out / "drawn.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+
+
+def _train(
+    name: str,
+    settings: Sequence[str],
+    table: Path,
+    bags: Path,
+    out: Path,
+    seed: int,
+    jobs: int,
+    hushed: Console,
+) -> None:
+    words = ["demo", *settings, *_SMALL_MODEL, f"split.seed={seed}", f"fit.seeds=[{seed}]"]
+    options = train.Options(table, bags, out / "runs" / name, jobs=jobs, report=False)
+    train.run(load_config(words), options, hushed)
+
+
+def _lesions_found(root: Path, slides: Path) -> Found:
+    """Return how well attention finds lesions on test slides that have one."""
+    from wsi.training import load
+
+    inputs = RunDir(root).read_inputs()
+    store = open_store(inputs["bags"])
+    inside, random = [], []
+    for cell in RunDir(root).cells():
+        model, _ = load(cell / "model.safetensors")
+        lesions = {s: read_geojson(_outline(slides, s)) for s in _tested(cell)}
+        with_lesion = [slide_id for slide_id, shapes in lesions.items() if shapes]
+        for attention in attention_of(model, store.read, with_lesion):
+            centres = np.asarray(points(attention.xy0 + np.asarray(attention.size0) / 2))
+            hits = np.zeros(len(centres), bool)
+            for shape in lesions[attention.slide_id]:
+                hits |= shape.geometry.contains(centres)
+            inside.append(hits[top_tiles(attention, _TOP)].mean())
+            random.append(hits.mean())
+    return Found(float(np.mean(inside)), float(np.mean(random)), len(inside))
+
+
+def _tested(cell: Path) -> list[str]:
+    with (cell / "predictions.csv").open(encoding="utf-8", newline="") as handle:
+        return [row["slide_id"] for row in csv.DictReader(handle)]
+
+
+def _outline(slides: Path, slide_id: str) -> Path:
+    return slides / f"{slide_id}.geojson"
+
+
+def _report(out: Path, found: dict[str, Found], console: Console) -> dict[str, Any]:
+    runs = {name: out / "runs" / name for name in RUNS}
+    loaded = [(name, load_predictions(root)) for name, root in runs.items()]
+    spec = load_config(["demo"]).evaluate
+    result = compare.compare(loaded, "macro_f1", spec)
+    metrics = {name: RunDir(root).read_metrics() for name, root in runs.items()}
+    rows = [[n, interval(m["macro_f1"]), interval(m["auc"])] for n, m in metrics.items()]
+    console.table(
+        ["run", "macro-F1", "AUC"],
+        rows,
+        f"{result['n']} slides, {result['n_patients']} patients, out-of-fold",
+    )
+    compare.show_differences(result, console)
+    publish_json(out / "comparison.json", result)
+    lead = (
+        "Synthetic slides, out-of-fold over three folds grouped by patient. "
+        + " ".join(
+            f"Under {name.upper()}, {f.share:.0%} of the {_TOP} highest-attention tiles lie inside "
+            f"a lesion (tiles at random: {f.random:.0%})."
+            for name, f in found.items()
+        )
+        + " Baseline texture features, no foundation model: this shows the toolkit, not a result."
+    )
+    hushed = Console(hushed=True, log=out / "run.log")
+    compare.write_comparison_report(
+        out / "report.html", runs, result, hushed, lead, "wsi demo", _NEXT
+    )
+    return result
+
+
+_NEXT = (
+    "Look at your slides: `wsi scan SLIDES`",
+    "Check the plan: `wsi preprocess --slides SLIDES --out OUT --dry-run`",
+    "Make bags: `wsi preprocess --slides SLIDES --out OUT`",
+    "Write a table with slide_id, patient_id, label and site, then check it: "
+    "`wsi cohort check cohort.csv`",
+    "Train: `wsi train --cohort cohort.csv --bags OUT/bags --out RUN objective=ncmi "
+    "data.classes=[a,b]`",
+)
+
+
+def _close(
+    out: Path,
+    found: dict[str, Found],
+    result: dict[str, Any],
+    seconds: float,
+    console: Console,
+) -> None:
+    for name, f in found.items():
+        console.say(
+            f"{name}: {f.share:.0%} of the {_TOP} highest-attention tiles lie inside lesions on "
+            f"{f.slides} test slides (at random {f.random:.0%})"
+        )
+    console.result(
+        {
+            "report": str(out / "report.html"),
+            "seconds": round(seconds, 1),
+            "top_tiles_in_lesions": {k: vars(f) for k, f in found.items()},
+            "comparison": result,
+        }
+    )
+    console.say(f"done in {seconds:.0f} s. With your own slides:")
+    for line in _NEXT:
+        console.say(f"  {line.replace('`', '')}")
+    console.say(f"report: {out / 'report.html'}")

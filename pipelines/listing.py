@@ -1,0 +1,91 @@
+"""`wsi list` and `wsi config schema`: what can be named and set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from pipelines.console import Console
+from wsi.aggregators import AGGREGATORS
+from wsi.bags import STORES
+from wsi.encoders import CATALOG
+from wsi.objectives import OBJECTIVES
+from wsi.registry import Registry
+from wsi.slides import READERS
+from wsi.specs import Component, Config
+from wsi.tissue import METHODS
+
+_REGISTRIES: dict[str, Registry] = {
+    "aggregators": AGGREGATORS,
+    "objectives": OBJECTIVES,
+    "tissue": METHODS,
+    "readers": READERS,
+    "stores": STORES,
+}
+
+
+def run(what: str, console: Console) -> int:
+    """Print all things of a kind."""
+    rows = list(_rows(what))
+    console.table(list(rows[0]), (list(row.values()) for row in rows), what)
+    console.result(rows)
+    if what == "encoders":
+        console.say("also: timm:<model> and hf-hub:<org>/<model>, any model that timm can load")
+    return 0
+
+
+def schema(console: Console) -> int:
+    """Print every setting with type, default and meaning."""
+    console.result(Config.model_json_schema())
+    rows = list(_settings(Config))
+    console.table(["setting", "default", "type", "meaning"], rows, "settings")
+    return 0
+
+
+def _rows(what: str) -> Iterator[dict[str, Any]]:
+    if what == "encoders":
+        for row in CATALOG.values():
+            yield {
+                "name": row.name,
+                "dim": row.dim,
+                "tile_px": row.tile_px,
+                "mpp": row.mpp,
+                "licence": row.licence,
+                "gated": row.gated,
+                "source": row.load,
+                "note": row.note,
+            }
+    elif what == "metrics":
+        from wsi.evaluation import METRICS
+
+        for metric in METRICS.values():
+            better = "higher is better" if metric.higher_is_better else "lower is better"
+            yield {"name": metric.name, "title": metric.title, "of": metric.of, "note": better}
+    else:
+        registry = _REGISTRIES[what]
+        for name in registry.names():
+            thing = registry.load(name)
+            settings = [str(p).replace(" ", "") for p in registry.settings(name).values()]
+            summary = (thing.__doc__ or "").strip().splitlines()[0]
+            yield {"name": name, "summary": summary, "settings": ", ".join(settings)}
+
+
+def _settings(model: type[BaseModel], prefix: str = "") -> Iterator[list[str]]:
+    for name, field in model.model_fields.items():
+        annotation: Any = field.annotation
+        nested = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        if nested and annotation is not Component:
+            yield from _settings(annotation, f"{prefix}{name}.")
+            continue
+        default = field.get_default(call_default_factory=True)
+        default = "" if default is PydanticUndefined else default
+        default = default.name if isinstance(default, Component) else default
+        yield [prefix + name, str(default), _type(annotation), field.description or ""]
+
+
+def _type(annotation: Any) -> str:
+    text = getattr(annotation, "__name__", None) if isinstance(annotation, type) else None
+    return text or str(annotation).replace("typing.", "").replace("NoneType", "None")
