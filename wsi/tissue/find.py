@@ -88,4 +88,4 @@ def _without_small(
         right, bottom = left + stats[:, cv2.CC_STAT_WIDTH], top + stats[:, cv2.CC_STAT_HEIGHT]
         keep |= (left == 0) | (top == 0) | (right == W) | (bottom == H)
     keep[0] = False
-    return keep[labels]
+    return keep[np.asarray(labels, np.int32)]
