@@ -31,3 +31,22 @@ def test_no_temperature_of_a_grid_is_better():
 def test_rightly_ranked_scores_stop_at_the_lower_bound():
     t, _ = fit_temperature(10 * np.eye(4), np.arange(4), low=0.5, high=20)
     np.testing.assert_allclose(t, 0.5, rtol=1e-3)
+
+
+def test_smoothed_targets_are_laplaces_rule():
+    n, C = SCORES.shape
+    targets = np.full((n, C), 1 / (n + C))
+    targets[np.arange(n), Y] = (n + 1) / (n + C)
+
+    def expected(t):
+        return -(targets * np.log(softmax(SCORES / t, axis=1))).sum(axis=1).mean()
+
+    t, nll = fit_temperature(SCORES, Y, low=0.05, high=20, smoothed=True)
+    np.testing.assert_allclose(nll, expected(t), rtol=1e-9)
+    assert nll <= min(expected(u) for u in np.geomspace(0.05, 20, 500)) + 1e-9
+
+
+def test_a_few_rightly_ranked_bags_do_not_buy_certainty():
+    t, _ = fit_temperature(10 * np.eye(4), np.arange(4), low=1e-3, high=1e3, smoothed=True)
+    # At the optimum the label's probability is the (n + 1) / (n + C) that is expected of it.
+    np.testing.assert_allclose(softmax(10 * np.eye(4) / t, axis=1).diagonal(), 5 / 8, rtol=1e-4)

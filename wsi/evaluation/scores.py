@@ -236,11 +236,11 @@ def _by(name: str, sample: Sample, metrics: Sequence[Metric], spec: EvaluateSpec
 
 
 def _worst(sites: dict[str, Any], metrics: Sequence[Metric]) -> dict[str, Any]:
-    """Return the site with the worst defined value of each metric."""
+    """Return the site with the worst defined value of each metric, where they differ."""
     worst = {}
     for metric in metrics:
         values = {s: v for s, g in sites.items() if (v := g[metric.name]["value"]) is not None}
-        if len(values) > 1:
+        if len(set(values.values())) > 1:
             pick = min if metric.higher_is_better else max
             site = pick(values, key=lambda name: values[name])
             worst[metric.name] = {"site": site, "value": values[site]}

@@ -30,7 +30,7 @@ BAR_MM = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _SUM_TOLERANCE = 1e-3  # attention comes as float32, of up to 100,000 tiles
 _BAR_SHARE = 0.25  # of the picture's width, at most
 _PALENESS = 0.35  # how far the slide is moved towards white
-_OPACITY = 0.62  # of the colour over a tile
+_OPACITY = (0.30, 0.72)  # of the colour over a tile without attention, and with the most
 _FOOT_PX = 40
 _LEAST_WIDTH = 330  # the foot needs it
 _INK = (45, 45, 45)
@@ -229,7 +229,8 @@ def _relative_map(frame: _Frame, attention: Attention) -> NDArray[np.float32]:
     over = np.full((h, w), -1, np.float32)
     relative = (attention.weight / attention.weight.max()).astype(np.float32)
     first = np.rint(frame.place(attention.xy0)).astype(int)
-    last = np.rint(frame.place(attention.xy0 + np.asarray(attention.size0))).astype(int)
+    # Corners are whole level-0 pixels, so neighbours may lie a fraction of one apart: no seam.
+    last = np.rint(frame.place(attention.xy0 + np.ceil(attention.size0))).astype(int)
     last = np.maximum(last, first + 1)  # a tile below one pixel still shows
     first, last = np.maximum(first, 0), np.maximum(last, 0)  # no wrap-around of slices
     for (left, top), (right, bottom), value in zip(first, last, relative):
@@ -240,8 +241,14 @@ def _relative_map(frame: _Frame, attention: Attention) -> NDArray[np.float32]:
 
 def _blend(picture: RGB, over: NDArray[np.float32]) -> None:
     tiles = over >= 0
-    colour = _colours(over[tiles]).astype(np.float32)
-    picture[tiles] = np.rint(colour * _OPACITY + picture[tiles] * (1 - _OPACITY)).astype(np.uint8)
+    picture[tiles] = _over(picture[tiles].astype(np.float32), over[tiles])
+
+
+def _over(ground: NDArray[np.float32], relative: NDArray[np.float32]) -> RGB:
+    """Return RGB (n, 3): the colours of values (n,) over a ground (n, 3), denser where higher."""
+    low, high = _OPACITY
+    opacity = (low + (high - low) * relative)[:, None]
+    return np.rint(_colours(relative) * opacity + ground * (1 - opacity)).astype(np.uint8)
 
 
 def _colours(relative: NDArray[np.float32]) -> RGB:
@@ -283,9 +290,10 @@ def _draw_bar(canvas: RGB, top: int, length_mm: float, length_px: float) -> None
 
 def _draw_key(canvas: RGB, top: int) -> None:
     right = canvas.shape[1] - 8
-    ramp = _colours(np.linspace(0, 1, 120, dtype=np.float32)).astype(np.float32)
-    pale = ramp * _OPACITY + 255 * (1 - _OPACITY) * 0.85  # as over pale tissue
-    canvas[top + 12 : top + 20, right - 120 : right] = np.rint(pale).astype(np.uint8)
+    pale = np.full((120, 3), 0.85 * 255, np.float32)  # as over pale tissue
+    canvas[top + 12 : top + 20, right - 120 : right] = _over(
+        pale, np.linspace(0, 1, 120, dtype=np.float32)
+    )
     _write(canvas, "0", (right - 120, top + 34))
     _write(canvas, "largest", (right - math.ceil(_width("largest")), top + 34))
     _write(canvas, "attention", (right - 126 - math.ceil(_width("attention")), top + 20))

@@ -223,7 +223,7 @@ class NCMI(Objective):
         scale = float(mean_pairwise_divergence(references))
         if scale > 0:  # all class means equal: no tau helps
             low, high = (share * scale for share in _TAU_RANGE)
-            tau, _ = fit_temperature(-kl, np.asarray(y), low=low, high=high)
+            tau, _ = fit_temperature(-kl, np.asarray(y), low=low, high=high, smoothed=True)
             self.tau.fill_(tau)
 
     def _references(self) -> Tensor:

@@ -10,7 +10,7 @@ from scipy.special import log_softmax
 
 
 def fit_temperature(
-    scores: np.ndarray, y: np.ndarray, *, low: float, high: float
+    scores: np.ndarray, y: np.ndarray, *, low: float, high: float, smoothed: bool = False
 ) -> tuple[float, float]:
     """Return (t, NLL): the t in [low, high] with the smallest mean NLL of softmax(scores / t).
 
@@ -23,10 +23,18 @@ def fit_temperature(
         y: class indices (n,).
         low: smallest t, above 0.
         high: largest t.
+        smoothed: expect the label with (n + 1) / (n + C) only and each other class with
+            1 / (n + C), so that a few bags, all ranked rightly, do not buy certainty. Source:
+            Platt 1999, section 2.2, for C = 2.
     """
+    n, C = scores.shape
+    doubt = (C - 1) / (n + C) if smoothed else 0.0
 
     def nll(log_t: float) -> float:
-        return mean_nll(scores / math.exp(log_t), y)
+        log_p = log_softmax(scores / math.exp(log_t), axis=1)
+        of_label = -log_p[np.arange(n), y]
+        of_others = -log_p.sum(axis=1) - of_label
+        return float(((1 - doubt) * of_label + doubt / (C - 1) * of_others).mean())
 
     found = minimize_scalar(
         nll, bounds=(math.log(low), math.log(high)), method="bounded", options={"xatol": 1e-6}

@@ -12,7 +12,7 @@ from wsi.report.summary import PartRow, RunSummary
 Json = Mapping[str, Any]
 
 UNKNOWN = "–"
-_SITE_METRICS = 4  # as many as fit beside each other with their intervals
+_SITE_METRICS = 3  # as many as fit beside each other with their intervals
 _MINUS = "−"
 _WHY_UNDEFINED = {
     "precision": "never predicted",
@@ -148,10 +148,10 @@ def _counts(group: Json) -> tuple[Cell, Cell]:
 def by_group(metrics: Json, kind: Literal["site", "cohort"]) -> Table | None:
     """Return the metrics of each site or cohort, the worst site marked; None without groups."""
     groups = metrics["by"].get(kind)
-    if not groups:
+    if not groups or (kind == "cohort" and len(groups) < 2):
         return None
     notes = _Footnotes()
-    names = metrics_of(metrics)[:_SITE_METRICS]
+    names = [m for m in metrics_of(metrics) if m != "micro_f1"][:_SITE_METRICS]
     worst = metrics["worst_site"] if kind == "site" else {}
     rows = []
     for group, scores in groups.items():
