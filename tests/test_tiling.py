@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from wsi.errors import MissingMppError, NeedsUpsamplingError
 from wsi.slides import SlideInfo
+from wsi.slides.base import own_ratios
 from wsi.tiling import all_corners, make_grid
 
 
@@ -31,6 +32,7 @@ def info(
         mpp_source="made",
         mpp_state="ok" if mpp else "no-mpp",
         level_sizes=(size0, *levels),
+        downsamples=own_ratios(size0, (size0, *levels)),
         bounds0=bounds0 or (0, 0, *size0),
         background=(255, 255, 255),
         fingerprint="f" * 64,

@@ -96,9 +96,14 @@ def test_vendors_keep_field_and_place(tmp_path: Path, dress: Dress, rounding: Ro
     _check_place(tmp_path / "x.svs", levels, dress)
 
 
-def test_philips_keeps_field_and_place(tmp_path: Path) -> None:
-    size0 = (3072, 2304)  # Philips pads its scans to whole file tiles, so levels divide exactly
-    _check_place(tmp_path / "x.tif", position_pyramid(size0, level_sizes(size0, 4, 2.0)), "philips")
+@pytest.mark.parametrize("rounding", ["floor", "ceil"])
+def test_philips_levels_have_the_scale_their_header_states(
+    tmp_path: Path, rounding: Rounding
+) -> None:
+    # Philips states the spacing of every level; what does not divide is dropped or padded.
+    sizes = level_sizes(SIZE0, 4, 2.0, rounding)
+    levels = [position_level(size, (2.0**k, 2.0**k)) for k, size in enumerate(sizes)]
+    _check_place(tmp_path / "x.tif", levels, "philips")
 
 
 def _check_place(path: Path, levels: list[np.ndarray], dress: Dress) -> None:

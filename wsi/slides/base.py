@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ class SlideInfo:
         mpp_source: where mpp comes from: table, openslide, ome-xml, assumed, ...
         mpp_state: ok, no-mpp or implausible-mpp.
         level_sizes: size (w, h) of every level, finest first.
+        downsamples: level-0 pixels per level pixel (x, y) of every level, see `own_ratios`.
         bounds0: (x, y, w, h) in level-0 pixels of what was scanned.
         background: RGB that transparent pixels are composited on.
         magnification: objective power, or None. Never used in place of mpp unless asked.
@@ -47,21 +48,12 @@ class SlideInfo:
     mpp_source: str
     mpp_state: str
     level_sizes: tuple[tuple[int, int], ...]
+    downsamples: tuple[tuple[float, float], ...]
     bounds0: tuple[int, int, int, int]
     background: tuple[int, int, int]
     fingerprint: str
     magnification: float | None = None
     notes: tuple[str, ...] = ()
-
-    @property
-    def downsamples(self) -> tuple[tuple[float, float], ...]:
-        """Return level-0 pixels per level pixel (x, y) of every level, each axis by itself.
-
-        OpenSlide's single figure is the mean of both axes, which is wrong for either when a
-        level's width and height were rounded differently.
-        """
-        w0, h0 = self.size0
-        return tuple((w0 / w, h0 / h) for w, h in self.level_sizes)
 
     def size0_of(self, size_px: tuple[int, int], mpp: float) -> tuple[float, float]:
         """Return the level-0 size (w, h), a float, of `size_px` pixels of `mpp` um each.
@@ -100,6 +92,17 @@ class SlideInfo:
                 f"tiling.max_upsampling={math.ceil(factor * 100) / 100:g}"
             )
         return factor
+
+
+def own_ratios(
+    size0: tuple[int, int], level_sizes: Sequence[tuple[int, int]]
+) -> tuple[tuple[float, float], ...]:
+    """Return level-0 pixels per level pixel (x, y), each axis by itself.
+
+    OpenSlide's single figure is the mean of both axes, which is wrong for either when a level's
+    width and height were rounded differently.
+    """
+    return tuple((size0[0] / w, size0[1] / h) for w, h in level_sizes)
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,7 @@ class ImageReader(Slide):
             mpp_source=resolution.source,
             mpp_state=resolution.state,
             level_sizes=((w, h),),
+            downsamples=((1.0, 1.0),),
             bounds0=(0, 0, w, h),
             background=(255, 255, 255),
             fingerprint=sampled_fingerprint(path),

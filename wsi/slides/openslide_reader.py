@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from wsi.errors import RegionError, SlideOpenError
 from wsi.files import sampled_fingerprint
-from wsi.slides.base import Slide, SlideInfo
+from wsi.slides.base import Slide, SlideInfo, own_ratios
 from wsi.slides.resolution import resolve_mpp
 
 _MAX_EDGE = 1 << 22
@@ -56,6 +57,7 @@ class OpenSlideReader(Slide):
             mpp_source=resolution.source,
             mpp_state=resolution.state,
             level_sizes=tuple(handle.level_dimensions),
+            downsamples=_true_downsamples(handle),
             bounds0=_bounds(properties, handle.dimensions),
             background=_background(properties),
             fingerprint=sampled_fingerprint(path),
@@ -113,6 +115,19 @@ class OpenSlideReader(Slide):
         # real transparency is all or nothing.
         rgba[..., 3] = np.where(rgba[..., 3] >= _OPAQUE_FROM, 255, 0)
         return rgba, (location[0] / downsample, location[1] / downsample)
+
+
+def _true_downsamples(handle: openslide.OpenSlide) -> tuple[tuple[float, float], ...]:
+    """Return level-0 pixels per level pixel (x, y) of every level.
+
+    Where the format states the scale of its levels (Philips' pixel spacing), OpenSlide's figure
+    is not the mean of the axes' ratios but that statement, and it holds for both axes.
+    """
+    own = own_ratios(handle.dimensions, handle.level_dimensions)
+    return tuple(
+        ratios if math.isclose(sum(ratios) / 2, stated, rel_tol=1e-9) else (stated, stated)
+        for ratios, stated in zip(own, handle.level_downsamples, strict=True)
+    )
 
 
 def _check_dimensions(path: Path, size: tuple[int, int]) -> None:

@@ -24,6 +24,7 @@ CLASSES = ("normal", "large-cell", "small-cell")
 """Class names of synthetic slides: no lesion, or a lesion of large or of small nuclei."""
 
 DRAWN_MPP = 0.5
+_LEVEL_MULTIPLE = 16  # of two reductions by 4
 RAMP0 = 4096.0
 PERIOD0 = 128.0
 """Level-0 pixels over which the position code rises once, and of one wave."""
@@ -121,6 +122,7 @@ def write_synthetic(
     scale = DRAWN_MPP / site.mpp
     size0 = round(w * scale), round(h * scale)
     level0 = np.asarray(cv2.resize(drawing.pixels, size0, interpolation=cv2.INTER_CUBIC), np.uint8)
+    level0 = _padded(level0, _LEVEL_MULTIPLE)
     write_slide(path, pyramid(level0, 3, 4.0), mpp=site.mpp, dress=site.dress)
     factor = size0[0] / w, size0[1] / h
     shapes = [
@@ -129,6 +131,16 @@ def write_synthetic(
     ]
     write_geojson(path.with_suffix(".geojson"), shapes)
     return drawing
+
+
+def _padded(level0: NDArray[np.uint8], multiple: int) -> NDArray[np.uint8]:
+    """Return the picture with more glass on the right and below, to whole multiples.
+
+    Every level then has exactly the scale its header states.
+    """
+    down, right = (-edge % multiple for edge in level0.shape[:2])
+    padded = cv2.copyMakeBorder(level0, 0, down, 0, right, cv2.BORDER_REPLICATE)
+    return np.asarray(padded, np.uint8)
 
 
 def _smooth(rng: np.random.Generator, size: tuple[int, int], scale_px: float) -> Field:
@@ -267,5 +279,5 @@ def position_pyramid(
     return [position_level(s, (size0[0] / s[0], size0[1] / s[1])) for s in sizes]
 
 
-def _position_code(x: NDArray[np.float64]) -> NDArray[np.float64]:
+def _position_code(x: NDArray[np.floating]) -> NDArray[np.floating]:
     return 128 + 50 * (2 * x / RAMP0 - 1) + 60 * np.sin(2 * np.pi * x / PERIOD0)
