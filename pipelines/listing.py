@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
-from typing import Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
@@ -68,7 +70,11 @@ def _rows(what: str) -> Iterator[dict[str, Any]]:
         registry = _REGISTRIES[what]
         for name in registry.names():
             thing = registry.load(name)
-            settings = [str(p).replace(" ", "") for p in registry.settings(name).values()]
+            hints = get_type_hints(thing.__init__ if inspect.isclass(thing) else thing)
+            settings = [
+                f"{p.name}={p.default} ({_type(hints.get(p.name, Any))})"
+                for p in registry.settings(name).values()
+            ]
             summary = (thing.__doc__ or "").strip().splitlines()[0]
             yield {"name": name, "summary": summary, "settings": ", ".join(settings)}
 
@@ -87,5 +93,26 @@ def _settings(model: type[BaseModel], prefix: str = "") -> Iterator[list[str]]:
 
 
 def _type(annotation: Any) -> str:
-    text = getattr(annotation, "__name__", None) if isinstance(annotation, type) else None
-    return text or str(annotation).replace("typing.", "").replace("NoneType", "None")
+    """Return a type in plain words: `number`, `h5 | zarr`, `list of text`."""
+    if isinstance(annotation, Component) or annotation is Component:
+        return "name, or {name: ..., parameters}"
+    arguments = get_args(annotation)
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _type(arguments[0])
+    if origin is Literal:
+        return " | ".join(map(str, arguments))
+    if origin in (Union, UnionType):
+        return " | ".join(dict.fromkeys(_type(argument) for argument in arguments))
+    if origin is tuple:
+        return f"list of {_type(arguments[0])}"
+    return _WORDS.get(annotation, str(annotation))
+
+
+_WORDS = {
+    int: "whole number",
+    float: "number",
+    str: "text",
+    bool: "true | false",
+    NoneType: "none",
+}

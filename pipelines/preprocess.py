@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import statistics
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,8 @@ from typing import Literal
 from pipelines.console import Console, Tracker
 from pipelines.overlay import write_located
 from pipelines.quarantine import Entry, failed, read_quarantine, write_quarantine
-from pipelines.scan import Surveyed, listed_slides, survey, write_slides_csv
+from pipelines.scan import Surveyed, listed_slides, survey, unresolved_lines, write_slides_csv
+from pipelines.workers import check_device, processes
 from wsi.bags import create_store
 from wsi.encoders import Encoder, encoder_info, load_encoder
 from wsi.errors import BagError, BagMismatchError, ConfigError, SlideError, WsiError
@@ -68,12 +68,14 @@ class Work:
 
 def run(config: Config, options: Options, console: Console) -> int:
     """Return 0 when every slide is done or empty, 3 when some are quarantined."""
+    check_device(options.device)
     files = listed_slides(options.slides)
     if not files:
         raise ConfigError(f"no slides below {options.slides[0]} — check the path")
     found = survey(files, config.slides, console)
     unresolved = [item for item in found if item.status != "ok"]
-    _list_unresolved(unresolved, console)
+    for line in unresolved_lines(found):
+        console.warn(line)
     if options.dry_run:
         return _plan(config, options, found, console)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -285,8 +287,7 @@ def _in_worker(work: Work, item: Surveyed) -> Outcome:
 
 
 def _in_parallel(work: Work, todo: Sequence[Surveyed], jobs: int) -> Iterator[Outcome]:
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(jobs, len(todo)), context, _start_worker, (work,)) as pool:
+    with processes(min(jobs, len(todo)), _start_worker, (work,)) as pool:
         futures: dict[Future[Outcome], Surveyed] = {
             pool.submit(_in_worker, work, item): item for item in todo
         }
@@ -314,11 +315,6 @@ def allowed_quarantined(text: str, total: int) -> int:
         return int(text)
     except ValueError:
         raise ConfigError(f"--allow-quarantined {text}: give a number, or a share as 5%") from None
-
-
-def _list_unresolved(unresolved: Sequence[Surveyed], console: Console) -> None:
-    for item in unresolved:
-        console.warn(f"{item.file.slide_id}: {item.status}: {item.reason}")
 
 
 def _plan(config: Config, options: Options, found: Sequence[Surveyed], console: Console) -> int:

@@ -12,6 +12,7 @@ from pipelines.console import Console
 from wsi.cohorts import read_slide_table
 from wsi.errors import CohortError, SlideError
 from wsi.files import check_slide_id, publish_bytes
+from wsi.findings import few
 from wsi.slides import SlideFile, SlideInfo, find_slides, open_slide
 from wsi.specs import SlidesSpec
 
@@ -130,8 +131,8 @@ def run(paths: Sequence[Path], out: Path | None, spec: SlidesSpec, console: Cons
     console.table(shown, ([row[c] for c in shown] for row in rows), "slides")
     console.result(rows)
     bad = [item for item in found if item.status != "ok"]
-    for item in bad:
-        console.say(f"{item.status}: {item.file.slide_id}: {item.reason}")
+    for line in unresolved_lines(found):
+        console.say(line)
     for item in found:
         if item.status == "ok" and item.reason:
             console.say(f"note: {item.file.slide_id}: {item.reason}")
@@ -140,6 +141,20 @@ def run(paths: Sequence[Path], out: Path | None, spec: SlidesSpec, console: Cons
         console.say(f"wrote {out}")
     console.say(f"{len(found)} slides: {len(found) - len(bad)} ready, {len(bad)} not")
     return 3 if bad else 0
+
+
+def unresolved_lines(found: Sequence[Surveyed]) -> list[str]:
+    """Return one line per problem: status, the slides that share it, and what to do."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for item in found:
+        if item.status != "ok":
+            groups.setdefault((item.status, item.reason), []).append(item.file.slide_id)
+    return [
+        f"{status}: {ids[0]}: {reason}"
+        if len(ids) == 1
+        else f"{status}: {len(ids)} slides ({few(ids)}): {reason}"
+        for (status, reason), ids in groups.items()
+    ]
 
 
 def _from_table(path: Path) -> list[SlideFile]:

@@ -163,10 +163,14 @@ class SplitSpec(Spec):
 class FitSpec(Spec):
     """The training loop."""
 
-    epochs: Annotated[int, Field(ge=1)] = 30
+    epochs: Annotated[int, Field(ge=1)] = Field(
+        default=30, description="passes over the training bags"
+    )
     lr: Annotated[float, Field(gt=0, le=1)] = Field(default=1e-4, description="AdamW's peak rate")
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-5
-    warmup_epochs: Annotated[float, Field(ge=0)] = 1.0
+    weight_decay: Annotated[float, Field(ge=0)] = Field(default=1e-5, description="AdamW's")
+    warmup_epochs: Annotated[float, Field(ge=0)] = Field(
+        default=1.0, description="epochs of rising rate; then cosine to 0"
+    )
     clip: Annotated[float, Field(gt=0)] | None = Field(
         default=1.0, description="gradient norm limit"
     )
@@ -174,7 +178,9 @@ class FitSpec(Spec):
         default=True,
         description="bring each feature to zero mean and unit sd over the training tiles",
     )
-    bags_per_step: Annotated[int, Field(ge=1)] = 1
+    bags_per_step: Annotated[int, Field(ge=1)] = Field(
+        default=1, description="bags packed into one optimiser step; 1 reproduces the literature"
+    )
     max_tiles: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="tiles drawn per training bag and epoch; all when not given"
     )
@@ -207,7 +213,7 @@ class EvaluateSpec(Spec):
         default=2000, description="bootstrap replicates"
     )
     level: Annotated[float, Field(gt=0, lt=1)] = Field(default=0.95, description="confidence level")
-    seed: int = 0
+    seed: int = Field(default=0, description="seed of the resampling")
 
 
 class Config(Spec):
@@ -226,7 +232,12 @@ class Config(Spec):
     store: Literal["h5", "zarr"] = Field(default="h5", description="file format of bags")
     data: DataSpec = DataSpec()
     split: SplitSpec = SplitSpec()
-    aggregator: Named = Component(name="abmil")
-    objective: Named = Component(name="ce")
+    aggregator: Named = Field(
+        default=Component(name="abmil"), description="bag to embedding; see `wsi list aggregators`"
+    )
+    objective: Named = Field(
+        default=Component(name="ce"),
+        description="loss and decision rule; see `wsi list objectives`",
+    )
     fit: FitSpec = FitSpec()
     evaluate: EvaluateSpec = EvaluateSpec()
