@@ -11,10 +11,12 @@ import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts.validators import Number
 
 if TYPE_CHECKING:
     from pipelines.console import Console
@@ -54,11 +56,16 @@ class Common:
     def console(self, log: Path | None = None) -> Console:
         """Return what the command talks through."""
         from pipelines.console import Console
+        from wsi.errors import ConfigError
 
+        if log is not None and log.parent.exists() and not log.parent.is_dir():
+            raise ConfigError(f"{log.parent} is a file — give a folder as --out")
         return Console(json=self.json, quiet=self.quiet, verbose=self.verbose, log=log)
 
 
 COMMON = Common()
+Jobs = Annotated[int, Parameter(validator=Number(gte=1))]
+Replicates = Annotated[int, Parameter(validator=Number(gte=100))]
 Settings = Annotated[str, Parameter(help="a preset or YAML file, then key=value settings")]
 
 
@@ -122,7 +129,7 @@ def preprocess(
     *settings: Settings,
     slides: Annotated[list[Path], Parameter(consume_multiple=True)],
     out: Path,
-    jobs: int = 1,
+    jobs: Jobs = 1,
     device: str = "cpu",
     until: Literal["tissue", "tiles", "bags"] = "bags",
     allow_quarantined: str = "0",
@@ -287,7 +294,7 @@ def train(
     bags: Path,
     out: Path,
     splits: Path | None = None,
-    jobs: int = 1,
+    jobs: Jobs = 1,
     device: str = "cpu",
     dry_run: Annotated[bool, Parameter(negative=())] = False,
     common: Common = COMMON,
@@ -324,10 +331,12 @@ def train(
 @app.command(group=_LEARN)
 def evaluate(
     *runs: Path,
-    by: Annotated[list[Literal["site", "cohort"]] | None, Parameter(consume_multiple=True)] = None,
+    by: Annotated[
+        list[Literal["site", "cohort"]] | None, Parameter(consume_multiple=True, negative=())
+    ] = None,
     cohort: Path | None = None,
     out: Path | None = None,
-    replicates: int = 2000,
+    replicates: Replicates = 2000,
     common: Common = COMMON,
 ) -> int:
     """Print macro-F1, AUC and more with patient-clustered intervals, overall and by site.
@@ -355,7 +364,7 @@ def compare(
     *runs: Path,
     metric: str = "macro_f1",
     out: Path | None = None,
-    replicates: int = 2000,
+    replicates: Replicates = 2000,
     common: Common = COMMON,
 ) -> int:
     """Compare runs on the same slides: paired differences with patient-clustered intervals.
@@ -448,8 +457,14 @@ def _handled(error: Exception, debug: bool) -> int:
 
     if isinstance(error, WsiError):
         return _failed(error.code, str(error), error.exit_code, debug)
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) in (ENOSPC, EDQUOT):
+        message = "memory or disk ran out — free some and rerun; what was finished is kept"
+        return _failed("NOSPACE", message, 4, debug)
     if isinstance(error, OSError):
-        return _failed("IO", f"{error.filename or ''} {error.strerror or error}".strip(), 1, debug)
+        # A failed rename knows its target too, and only that one is known to the user.
+        where = error.filename2 or error.filename or "a file"
+        message = f"{where}: {error.strerror or error} — check the path and its permissions"
+        return _failed("IO", message, 1, debug)
     message = f"{type(error).__name__}: {error} — this is a bug; rerun with --debug and report it"
     return _failed("BUG", message, 1, debug)
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-import multiprocessing
 import os
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +21,7 @@ from pipelines.console import Console
 from pipelines.evaluate import load_predictions
 from pipelines.rundir import RunDir
 from pipelines.scoring import interval
+from pipelines.workers import processes
 from wsi.bags import open_store
 from wsi.cohorts.synthetic import Planned, plan_cohort, write_slide_of, write_table
 from wsi.errors import ConfigError
@@ -83,11 +82,7 @@ def _draw(planned: Sequence[Planned], out: Path, jobs: int, console: Console) ->
     if table.is_file() and drawn == [p.slide_id + str(p.seed) for p in planned]:
         console.say("    drawn already")
         return table
-    context = multiprocessing.get_context("spawn")
-    with (
-        ProcessPoolExecutor(jobs, context) as pool,
-        console.progress("drawing", len(planned)) as track,
-    ):
+    with processes(jobs) as pool, console.progress("drawing", len(planned)) as track:
         paths = []
         for path in pool.map(partial(write_slide_of, folder=folder), planned):
             paths.append(path)

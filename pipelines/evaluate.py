@@ -31,15 +31,18 @@ def run(
     if not sources:
         raise ConfigError("nothing to evaluate — give run folders or predictions.csv files")
     spec = EvaluateSpec(replicates=replicates)
+    names = names_of(sources)
+    targets = [_target(source, name, out, len(sources)) for name, source in zip(names, sources)]
+    if len(set(targets)) < len(targets):
+        raise ConfigError("several results would be written to one metrics.json — give --out DIR")
     results = {}
-    for name, source in zip(names_of(sources), sources, strict=True):
+    for name, source, path in zip(names, sources, targets, strict=True):
         predictions = load_predictions(source)
         if cohort is not None:
             predictions = _relabelled(predictions, cohort, source, console)
         metrics = evaluate(predictions, spec)
         shown = metrics | {"by": {k: v for k, v in metrics["by"].items() if not by or k in by}}
         show_metrics(shown, console, name)
-        path = _target(source, name, out, several=len(sources) > 1)
         publish_json(path, metrics)
         console.say(f"wrote {path}")
         results[name] = metrics
@@ -61,8 +64,13 @@ def load_predictions(source: Path) -> Predictions:
         )
     if path.with_suffix(".json").is_file():
         return read_predictions(path)
-    with path.open(encoding="utf-8-sig", newline="") as handle:
-        header = next(csv.reader(handle), [])
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as handle:
+            header = next(csv.reader(handle), [])
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise PredictionsError(
+            f"{path.name} is no CSV of text ({error}) — give a predictions.csv"
+        ) from None
     classes = [column.removeprefix("p_") for column in header if column.startswith("p_")]
     if not classes:
         raise PredictionsError(
@@ -93,7 +101,7 @@ def _label_of(source: Path) -> str:
     return pipelines.config.read_config(config).data.label if config.is_file() else "label"
 
 
-def _target(source: Path, name: str, out: Path | None, *, several: bool) -> Path:
+def _target(source: Path, name: str, out: Path | None, n: int) -> Path:
     if out is None:
         return RunDir(source).metrics if source.is_dir() else source.with_name("metrics.json")
-    return out / (f"{name.replace('/', '-')}.json" if several else "metrics.json")
+    return out / (f"{name.replace('/', '-')}.json" if n > 1 else "metrics.json")

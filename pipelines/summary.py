@@ -188,4 +188,5 @@ def names_of(roots: Sequence[Path]) -> list[str]:
     names = [root.name or root.resolve().name for root in roots]
     if len(set(names)) == len(names):
         return names
-    return [f"{root.parent.name}/{name}" for root, name in zip(roots, names, strict=True)]
+    longer = [f"{root.parent.name}/{name}" for root, name in zip(roots, names, strict=True)]
+    return longer if len(set(longer)) == len(longer) else [str(root) for root in roots]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from concurrent.futures import as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +18,22 @@ import pandas as pd
 from pipelines.console import Console
 from pipelines.rundir import RunDir
 from pipelines.scoring import report_run, score_run
+from pipelines.workers import check_device, processes
 from wsi.aggregators import AGGREGATORS
 from wsi.bags import BagStore, check_uniform, open_store
 from wsi.cohorts import Cohort, SlideRow, match_ids, read_cohort
-from wsi.errors import CohortError, ConfigError
+from wsi.errors import CohortError, ConfigError, ResourceError
 from wsi.evaluation import METRICS, Predictions, join_labels, write_predictions
 from wsi.files import publish, publish_bytes, publish_json, sha256_file, sha256_json
 from wsi.findings import few
 from wsi.objectives import OBJECTIVES
 from wsi.specs import Config
 from wsi.splits import Fold, Splits, make_splits, read_splits, write_splits
+from wsi.splits.folds import audited
 
 _CACHE_BYTES = 4 << 30
 _SMALL_VALIDATION = 10
+_FILES = ("model.safetensors", "metrics.jsonl", "embeddings.h5", "predictions.csv")
 
 
 @dataclass(frozen=True)
@@ -72,13 +75,14 @@ def run(config: Config, options: Options, console: Console) -> int:
     """Train, predict, score and report; a rerun trains only what is missing."""
     AGGREGATORS.check(config.aggregator.name, config.aggregator.params)
     OBJECTIVES.check(config.objective.name, config.objective.params)
-    cohort = read_cohort(options.cohort, config.data.label, config.data.classes)
+    check_device(options.device)
+    whole = read_cohort(options.cohort, config.data.label, config.data.classes)
     store = open_store(options.bags)
     recipe_key = check_uniform(store.infos())
-    cohort, bag_ids, absent = _with_bags(cohort, store, config)
-    splits = _splits(config, options, cohort)
+    cohort, bag_ids, absent = _with_bags(whole, store, config)
+    splits = _splits(config, options, whole, cohort)
     _warn(config, splits, cohort, absent, console)
-    _say_plan(config, splits, console)
+    _say_plan(config, splits, cohort, console, loud=options.dry_run)
     if options.dry_run:
         console.say("nothing was trained")
         return 0
@@ -131,10 +135,18 @@ def _with_bags(
     return Cohort(cohort.name, cohort.classes, rows), usable, absent
 
 
-def _splits(config: Config, options: Options, cohort: Cohort) -> Splits:
-    if options.splits is not None:
-        return read_splits(options.splits, cohort)
-    return make_splits(cohort, config.split)
+def _splits(config: Config, options: Options, whole: Cohort, cohort: Cohort) -> Splits:
+    """Return the splits of `cohort`, the slides with bags; given ones may divide `whole`."""
+    if options.splits is None:
+        return make_splits(cohort, config.split)
+    given = read_splits(options.splits, whole)
+    usable = {row.slide_id for row in cohort.rows}
+    folds = []
+    for fold in given.folds:
+        kept = {k: tuple(s for s in ids if s in usable) for k, ids in fold.parts().items()}
+        folds.append(replace(fold, **kept))
+    left = audited(folds, cohort, given.settings)
+    return replace(left, findings=tuple(dict.fromkeys((*given.findings, *left.findings))))
 
 
 def _warn(
@@ -161,15 +173,21 @@ def _warn(
                 )
 
 
-def _say_plan(config: Config, splits: Splits, console: Console) -> None:
+def _say_plan(
+    config: Config, splits: Splits, cohort: Cohort, console: Console, *, loud: bool
+) -> None:
+    tell = console.say if loud else console.detail
     n = len(splits.folds) * len(config.fit.seeds)
     console.say(
         f"{config.aggregator.name} + {config.objective.name}: {len(splits.folds)} folds x "
         f"{len(config.fit.seeds)} seeds = {n} fits of {config.fit.epochs} epochs"
     )
+    labels = {row.slide_id: row.label for row in cohort.rows}
     for fold in splits.folds:
-        sizes = ", ".join(f"{len(ids)} {part}" for part, ids in fold.parts().items())
-        console.detail(f"fold {fold.name}: {sizes}")
+        for part, ids in fold.parts().items():
+            counts = Counter(labels[slide_id] for slide_id in ids)
+            listed = ", ".join(f"{name} {counts[name]}" for name in cohort.classes)
+            tell(f"fold {fold.name}: {len(ids)} {part} ({listed})")
 
 
 def _inputs(
@@ -244,15 +262,20 @@ def _results(todo: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, dict[str, 
     if jobs <= 1 or len(todo) <= 1:
         yield from ((cell, train_cell(cell)) for cell in todo)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(jobs, len(todo)), context) as pool:
+    with processes(min(jobs, len(todo))) as pool:
         futures = {pool.submit(train_cell, cell): cell for cell in todo}
         for future in as_completed(futures):
-            yield futures[future], future.result()
+            try:
+                yield futures[future], future.result()
+            except BrokenProcessPool:
+                raise ResourceError(
+                    "a training process was killed, most often for want of memory — rerun with "
+                    "fewer --jobs; finished fits are kept"
+                ) from None
 
 
 def train_cell(cell: Cell) -> dict[str, Any]:
-    """Train, save and apply one model; its predictions are published last and mark it done."""
+    """Train, save and apply one model; `done.json`, published last, marks it done."""
     import torch
 
     from wsi.data import BagDataset, CachedReader
@@ -300,12 +323,18 @@ def train_cell(cell: Cell) -> dict[str, Any]:
     _write_embeddings(cell.folder / "embeddings.h5", parts)
     _write_cell_predictions(cell, test)
     summary = {"best_epoch": result.best_epoch, "monitor": result.monitor}
-    publish_json(cell.folder / "done.json", {"splits": sha256_json(cell.fold.parts())} | summary)
+    files = {name: sha256_file(cell.folder / name) for name in _FILES}
+    publish_json(cell.folder / "done.json", summary | {"files": files})
     return summary
 
 
 def _is_done(cell: Cell) -> bool:
-    return (cell.folder / "done.json").is_file() and (cell.folder / "predictions.csv").is_file()
+    """Return whether all files of a fit are there, as they were written."""
+    try:
+        files = json.loads((cell.folder / "done.json").read_text(encoding="utf-8"))["files"]
+        return all(sha256_file(cell.folder / name) == files[name] for name in _FILES)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _score(name: str) -> Any:

@@ -1,0 +1,59 @@
+"""Processes that work side by side, and where they compute."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+from wsi.errors import ConfigError
+
+_KINDS = ("cpu", "cuda", "mps")
+
+
+@contextmanager
+def processes(
+    n: int, start: Callable[..., None] | None = None, args: tuple[Any, ...] = ()
+) -> Iterator[ProcessPoolExecutor]:
+    """Yield a pool of `n` fresh processes that ends at once when its user is interrupted.
+
+    Args:
+        start: called with `args` in each process first.
+    """
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(n, context, _start, (start, args)) as pool:
+        try:
+            yield pool
+        except (KeyboardInterrupt, SystemExit):
+            # Leaving the pool waits for what runs, which may take hours.
+            for child in multiprocessing.active_children():
+                child.terminate()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _start(start: Callable[..., None] | None, args: tuple[Any, ...]) -> None:
+    # Ctrl-C reaches every process of a terminal; only the first one should answer.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if start is not None:
+        start(*args)
+
+
+def check_device(name: str) -> None:
+    """Raise ConfigError unless this machine computes on `name`: cpu, cuda, cuda:<index>, mps."""
+    kind, colon, index = name.partition(":")
+    if kind not in _KINDS or (colon and (kind != "cuda" or not index.isdecimal())):
+        raise ConfigError(f"unknown device '{name}' — use cpu, cuda, cuda:1 or mps")
+    if kind == "cpu":
+        return
+    import torch
+
+    n = torch.cuda.device_count() if kind == "cuda" else int(torch.backends.mps.is_available())
+    if int(index or 0) >= n:
+        raise ConfigError(
+            f"device '{name}' is not here (torch finds {n} of {kind}) — see `wsi doctor`, "
+            "or use --device cpu"
+        )
