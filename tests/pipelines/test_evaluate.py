@@ -1,0 +1,185 @@
+"""`wsi evaluate` on run folders and on tables of other tools."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import f1_score, roc_auc_score
+
+from pipelines.cli import run_command
+
+if TYPE_CHECKING:
+    from tests.pipelines.conftest import Study
+
+Json = Callable[..., Any]
+Refused = Callable[..., str]
+
+CLASSES = ["normal", "itc", "macro"]
+FAST = ("--replicates", "100")
+
+
+def foreign_table(path: Path, seed: int = 0, classes: list[str] = CLASSES, n: int = 24) -> Path:
+    """Write predictions as another tool would: no sidecar, no folds, no decisions."""
+    rng = np.random.default_rng(seed)
+    y = [classes[k % len(classes)] for k in range(n)]
+    p = rng.dirichlet(np.ones(len(classes)), n)
+    with path.open("w", encoding="utf-8-sig", newline="") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(["slide_id", "patient_id", "y_true", *(f"p_{c}" for c in classes)])
+        for k in range(n):
+            writer.writerow([f"{k:04d}", f"{k // 2:03d}", y[k], *map(repr, p[k].tolist())])
+    return path
+
+
+def expected_f1(table: pd.DataFrame, classes: list[str] = CLASSES) -> float:
+    p = table[[f"p_{c}" for c in classes]].to_numpy()
+    decided = [classes[k] for k in p.argmax(axis=1)]
+    return float(
+        f1_score(table["y_true"], decided, labels=classes, average="macro", zero_division=0.0)
+    )
+
+
+def expected_auc(table: pd.DataFrame, classes: list[str] = CLASSES) -> float:
+    return float(np.mean([roc_auc_score(table["y_true"] == c, table[f"p_{c}"]) for c in classes]))
+
+
+def test_scores_are_printed_with_intervals_and_by_site(
+    run_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(["evaluate", str(run_copy), *FAST]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    header = lines[0].split("\t")
+    assert header[:5] == ["part", "n", "patients", "macro_f1", "auc"]
+    printed = {line.split("\t")[0]: line.split("\t")[1:] for line in lines[1:]}
+    assert set(printed) >= {"all", "site x", "site y", "site z"}
+    assert printed["all"][:2] == ["27", "18"]
+    table = pd.read_csv(run_copy / "predictions.csv")
+    for part, rows in [("all", table), *((f"site {s}", r) for s, r in table.groupby("site"))]:
+        value = np.mean([expected_f1(seed) for _, seed in rows.groupby("seed")])
+        shown, low, high = printed[part][2].replace("[", "").replace("]", "").split()
+        assert float(shown) == pytest.approx(value, abs=6e-4)
+        assert float(low.rstrip(",")) <= float(shown) <= float(high)
+
+
+def test_json_is_one_document_and_what_is_written(run_copy: Path, said_json: Json) -> None:
+    (run_copy / "metrics.json").unlink()
+    said = said_json(["evaluate", run_copy, *FAST])
+    assert said["schema"] == "wsi-metrics/1"
+    assert said["replicates"] == 100
+    assert said == json.loads((run_copy / "metrics.json").read_text())
+
+
+def test_sites_can_be_left_out_of_what_is_printed(
+    run_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(["evaluate", str(run_copy), "--by", "cohort", *FAST]) == 0
+    out = capsys.readouterr().out
+    assert "cohort cohort" in out
+    assert "site x" not in out
+
+
+def test_corrected_labels_are_joined_and_the_changed_are_named(
+    study: Study, run_copy: Path, said_json: Json, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study.write_cohort([replace(study.rows[0], label="macro"), *study.rows[1:]])
+    words = ["evaluate", str(run_copy), "--cohort", str(study.cohort), *FAST]
+    assert run_command(words) == 0
+    warned = capsys.readouterr().err
+    assert "1 labels differ" in warned
+    assert "x-normal-0-0 normal -> macro" in warned
+    table = pd.read_csv(run_copy / "predictions.csv")
+    table.loc[table["slide_id"] == "x-normal-0-0", "y_true"] = "macro"
+    value = np.mean([expected_f1(seed) for _, seed in table.groupby("seed")])
+    assert said_json(words)["macro_f1"]["value"] == pytest.approx(value)
+
+
+def test_the_same_labels_change_nothing(
+    shared_study: Study, run_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["evaluate", str(run_copy), "--cohort", str(shared_study.cohort), *FAST]
+    assert run_command(words) == 0
+    assert "differ" not in capsys.readouterr().err
+
+
+def test_a_cohort_of_other_slides_is_refused(
+    study: Study, run_copy: Path, refused: Refused
+) -> None:
+    study.write_cohort([row for row in study.rows if row.slide_id != "y-itc-1-0"])
+    said = refused(["evaluate", run_copy, "--cohort", study.cohort, *FAST], 5)
+    assert "y-itc-1-0" in said
+
+
+@pytest.mark.parametrize("classes", [CLASSES, ["no", "yes"]])
+def test_a_table_of_another_tool_is_scored(
+    tmp_path: Path, said_json: Json, classes: list[str]
+) -> None:
+    path = foreign_table(tmp_path / "theirs.csv", classes=classes)
+    said = said_json(["evaluate", path, *FAST])
+    table = pd.read_csv(path, encoding="utf-8-sig")
+    assert said["classes"] == classes
+    assert said["macro_f1"]["value"] == pytest.approx(expected_f1(table, classes))
+    assert said["auc"]["value"] == pytest.approx(expected_auc(table, classes))
+    assert (said["n"], said["n_patients"]) == (24, 12)
+    assert json.loads((tmp_path / "metrics.json").read_text()) == said
+
+
+def test_several_runs_each_get_their_file(run_copy: Path, tmp_path: Path, said_json: Json) -> None:
+    theirs = foreign_table(tmp_path / "theirs.csv")
+    out = tmp_path / "scores"
+    said = said_json(["evaluate", run_copy, theirs, "--out", out, *FAST])
+    assert set(said) == {"ce", "theirs.csv"}
+    written = {path.name: json.loads(path.read_text()) for path in out.iterdir()}
+    assert written == {"ce.json": said["ce"], "theirs.csv.json": said["theirs.csv"]}
+    assert not (tmp_path / "metrics.json").exists()
+
+
+def test_two_results_never_share_a_file(tmp_path: Path, refused: Refused) -> None:
+    one, other = (foreign_table(tmp_path / name) for name in ("a.csv", "b.csv"))
+    assert "--out" in refused(["evaluate", one, other, *FAST], 2)
+    assert not (tmp_path / "metrics.json").exists()
+
+
+def test_runs_of_one_name_stay_apart(tmp_path: Path, said_json: Json) -> None:
+    paths = []
+    for seed, folder in enumerate(("a/k/run", "b/k/run")):
+        (tmp_path / folder).mkdir(parents=True)
+        paths.append(foreign_table(tmp_path / folder / "predictions.csv", seed).parent)
+    said = said_json(["evaluate", *paths, "--out", tmp_path / "out", *FAST])
+    values = {scores["macro_f1"]["value"] for scores in said.values()}
+    assert len(said) == len(values) == len(list((tmp_path / "out").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda t: t.drop(columns="patient_id"), "patient_id"),
+        (lambda t: t.drop(columns=[f"p_{c}" for c in CLASSES]), "p_<class>"),
+        (lambda t: t.assign(p_itc="high"), "no finite numbers"),
+        (lambda t: t.assign(p_itc=0.9, p_macro=0.9), "sum to 1"),
+        (lambda t: t.assign(y_true="tumour"), "tumour"),
+        (lambda t: t.assign(y_true=""), "--cohort"),
+        (lambda t: pd.concat([t, t]), "second prediction"),
+        (lambda t: t.head(0), "no test rows"),
+    ],
+)
+def test_a_bad_table_is_refused_with_what_is_wrong(
+    tmp_path: Path, refused: Refused, change: Callable[[pd.DataFrame], pd.DataFrame], told: str
+) -> None:
+    path = foreign_table(tmp_path / "bad.csv")
+    change(pd.read_csv(path, encoding="utf-8-sig", dtype=str)).to_csv(path, index=False)
+    assert told in refused(["evaluate", path, *FAST], 5)
+
+
+def test_edited_predictions_of_a_run_are_refused(run_copy: Path, refused: Refused) -> None:
+    path = run_copy / "predictions.csv"
+    path.write_text(path.read_text().replace(",test,macro,", ",test,itc,", 1))
+    said = refused(["evaluate", run_copy, *FAST], 5)
+    assert "was changed since it was written" in said
