@@ -8,7 +8,8 @@ import io
 import re
 import shlex
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,8 +22,11 @@ import wsi
 from pipelines.cli import app
 from pipelines.config import load_config
 from wsi import errors
+from wsi.aggregators import AGGREGATORS
 from wsi.bags import Bag, Provenance, create_store
+from wsi.objectives import OBJECTIVES
 from wsi.slides.dress import pyramid, write_slide
+from wsi.tissue import METHODS
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -62,13 +66,28 @@ def project() -> dict[str, Any]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
+@cache
 def generator() -> ModuleType:
+    """Return docs/generate.py, which is no part of a package, as a module."""
     spec = importlib.util.spec_from_file_location("docs_generate", ROOT / "docs" / "generate.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@cache
+def known_options() -> set[str]:
+    return set(re.findall(r"--[a-z][a-z-]*", app.generate_docs(output_format="markdown")))
+
+
+def check_settings(words: Sequence[str]) -> None:
+    """Raise unless the settings are valid, those of the things they name too."""
+    config = load_config(words)
+    AGGREGATORS.check(config.aggregator.name, config.aggregator.params)
+    OBJECTIVES.check(config.objective.name, config.objective.params)
+    METHODS.check(config.tissue.method.name, config.tissue.method.params)
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +161,7 @@ def check_command(line: str) -> None:
     """Raise unless the command line parses and its settings are valid."""
     tokens = shlex.split(line)[1:]
     _, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
-    load_config(bound.arguments.get("settings", ()))
+    check_settings(bound.arguments.get("settings", ()))
 
 
 def test_a_wrong_command_or_setting_is_noticed() -> None:
@@ -155,6 +174,8 @@ def test_a_wrong_command_or_setting_is_noticed() -> None:
         check_command("wsi bags list OUT/bags")
     with pytest.raises(errors.ConfigError):
         check_command("wsi config show fit.epoch=3")
+    with pytest.raises(errors.ConfigError):
+        check_command("wsi config show tissue.method.pencil=false")
 
 
 @each_page
@@ -175,8 +196,7 @@ def test_commands_parse(page: Path) -> None:
 
 @each_page
 def test_commands_in_sentences_exist(page: Path) -> None:
-    known = set(generator().app.generate_docs(output_format="markdown").split("`"))
-    options = {word for text in known for word in re.findall(r"--[a-z][a-z-]*", text)}
+    options = known_options()
     for code in inline(page):
         words = code.split()
         if words[0] == "wsi" and len(words) > 1 and words[1].islower():
@@ -192,8 +212,7 @@ def test_settings_in_sentences_are_valid(page: Path) -> None:
     for code in inline(page):
         words = code.split()
         if all(re.match(r"[a-z_]+(\.[a-z0-9_]+)*=", word) for word in words):
-            shown = [word for word in words if word != "key=value"]
-            load_config(shown)
+            check_settings([word for word in words if word != "key=value"])
 
 
 # -- pages ---------------------------------------------------------------------------------------
