@@ -199,8 +199,8 @@ def _arguments(documentation: str) -> dict[str, str]:
 def _plain(text: str) -> str:
     """Return text that Markdown shows as it stands, also in a table; code stays code."""
     pieces = text.replace("|", "\\|").split("`")
-    shown = [re.sub(r"([_*<])", r"\\\1", piece) for piece in pieces[::2]]
-    pieces[::2] = shown
+    shown = [piece.replace("<", "&lt;") for piece in pieces[::2]]
+    pieces[::2] = [re.sub(r"([_*])", r"\\\1", piece) for piece in shown]
     return "`".join(pieces)
 
 
