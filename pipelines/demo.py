@@ -23,7 +23,13 @@ from pipelines.rundir import RunDir
 from pipelines.scoring import interval
 from pipelines.workers import processes
 from wsi.bags import open_store
-from wsi.cohorts.synthetic import Planned, plan_cohort, write_slide_of, write_table
+from wsi.cohorts.synthetic import (
+    Planned,
+    plan_cohort,
+    slide_path,
+    write_slide_of,
+    write_table,
+)
 from wsi.errors import ConfigError
 from wsi.explain import attention_of, top_tiles
 from wsi.files import publish_json
@@ -52,8 +58,7 @@ class Found:
 def run(out: Path, seed: int, console: Console) -> int:
     """Draw, extract, train, compare, report; end with what to type for one's own slides."""
     started = time.monotonic()
-    if out.is_dir() and not (out / "cohort.csv").is_file() and any(out.iterdir()):
-        raise ConfigError(f"{out} is not empty and holds no demo — give another --out")
+    _begin(out, seed)
     jobs = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
     hushed = Console(hushed=True, log=out / "run.log")
     planned = plan_cohort(seed=seed)
@@ -67,7 +72,7 @@ def run(out: Path, seed: int, console: Console) -> int:
     console.say(f"3/4 training {', '.join(RUNS)}: 3 folds each")
     bags = out / "bags"
     for name, settings in RUNS.items():
-        _train(name, settings, table, bags, out, seed, jobs, hushed)
+        _train(name, settings, table, bags, out, seed, hushed)
     console.say("4/4 comparing")
     found = {name: _lesions_found(out / "runs" / name, out / "slides") for name in ("ce", "ncmi")}
     result = _report(out, found, console)
@@ -75,26 +80,33 @@ def run(out: Path, seed: int, console: Console) -> int:
     return 0
 
 
+def _begin(out: Path, seed: int) -> None:
+    """Mark the folder as a demo of this seed; one that was interrupted goes on.
+
+    Raises:
+        ConfigError: the folder holds something else.
+    """
+    marker = out / "demo.json"
+    if marker.is_file():
+        held = json.loads(marker.read_text(encoding="utf-8"))["seed"]
+        if held != seed:
+            raise ConfigError(f"{out} holds the demo of seed {held} — give another --out")
+    elif out.is_dir() and any(out.iterdir()):
+        raise ConfigError(f"{out} is not empty and holds no demo — give another --out")
+    else:
+        publish_json(marker, {"seed": seed})
+
+
 def _draw(planned: Sequence[Planned], out: Path, jobs: int, console: Console) -> Path:
     folder, table = out / "slides", out / "cohort.csv"
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = _recorded(out)
-    if table.is_file() and drawn == [p.slide_id + str(p.seed) for p in planned]:
-        console.say("    drawn already")
-        return table
-    with processes(jobs) as pool, console.progress("drawing", len(planned)) as track:
-        paths = []
-        for path in pool.map(partial(write_slide_of, folder=folder), planned):
-            paths.append(path)
+    # The outline is written after its slide, so it tells that both are whole.
+    todo = [item for item in planned if not _outline(folder, item.slide_id).is_file()]
+    with processes(jobs) as pool, console.progress("drawing", len(todo)) as track:
+        for _ in pool.map(partial(write_slide_of, folder=folder), todo):
             track.advance()
-    write_table(list(planned), paths, table)
-    publish_json(out / "drawn.json", [p.slide_id + str(p.seed) for p in planned])
+    write_table(list(planned), [slide_path(item, folder) for item in planned], table)
     return table
-
-
-def _recorded(out: Path) -> list[str]:
-    path = out / "drawn.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
 
 
 def _train(
@@ -104,11 +116,11 @@ def _train(
     bags: Path,
     out: Path,
     seed: int,
-    jobs: int,
     hushed: Console,
 ) -> None:
     words = ["demo", *settings, *_SMALL_MODEL, f"split.seed={seed}", f"fit.seeds=[{seed}]"]
-    options = train.Options(table, bags, out / "runs" / name, jobs=jobs, report=False)
+    # Bags this small train faster on one core than it takes to start more processes.
+    options = train.Options(table, bags, out / "runs" / name, one_thread=True, report=False)
     train.run(load_config(words), options, hushed)
 
 

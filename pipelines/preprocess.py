@@ -63,7 +63,6 @@ class Work:
     out: Path
     device: str
     until: Until
-    one_thread: bool = False
 
 
 def run(config: Config, options: Options, console: Console) -> int:

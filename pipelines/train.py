@@ -47,6 +47,7 @@ class Options:
     jobs: int = 1
     device: str = "cpu"
     dry_run: bool = False
+    one_thread: bool = False
     report: bool = True
 
 
@@ -239,7 +240,7 @@ def _cell(
         labels=labels,
         bag_ids=bag_ids,
         device=options.device,
-        one_thread=options.jobs > 1,
+        one_thread=options.one_thread or options.jobs > 1,
     )
 
 

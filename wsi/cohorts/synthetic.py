@@ -44,9 +44,14 @@ def plan_cohort(per_class_and_site: int = 4, seed: int = 0) -> list[Planned]:
     return planned
 
 
+def slide_path(planned: Planned, folder: Path) -> Path:
+    """Return where a planned slide lies in `folder`."""
+    return folder / f"{planned.slide_id}{'.svs' if planned.site.dress == 'aperio' else '.tiff'}"
+
+
 def write_slide_of(planned: Planned, folder: Path, tissue: Tissue | None = None) -> Path:
     """Draw one slide into `folder` and return its path; its lesions go beside it as GeoJSON."""
-    path = folder / f"{planned.slide_id}{'.svs' if planned.site.dress == 'aperio' else '.tiff'}"
+    path = slide_path(planned, folder)
     write_synthetic(path, planned.label, planned.site, planned.seed, tissue)
     return path
 
