@@ -18,18 +18,29 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Group, Parameter
 from cyclopts.validators import Number
 
+import wsi
+
 if TYPE_CHECKING:
     from pipelines.console import Console
 
 HELP = """Whole-slide images to attention-MIL classifiers, with intervals a reviewer can trust.
 
-slides -> tissue -> tiles -> embeddings -> bags -> splits -> training -> predictions -> report
+slides -> tissue -> tiles -> embeddings -> bags -> splits -> training
+       -> predictions -> report
 
-Start with `wsi demo`, then `wsi scan DIR` on your own slides. Settings are given as `key=value`
-(`wsi config show` lists them), on top of a preset or a YAML file.
+Start with `wsi demo`, then `wsi scan DIR` on your own slides. Settings are
+given as `key=value`, on top of a preset or a YAML file: see `wsi config show`.
 """
 
-app = App(name="wsi", help=HELP, version_flags=["--version"])
+# Plain text: the markdown that help is otherwise read as takes longer to load than all else.
+app = App(
+    name="wsi",
+    help=HELP,
+    help_format="plaintext",
+    version=wsi.__version__,
+    version_flags=["--version"],
+    suppress_keyboard_interrupt=False,  # it would end without a word; see run_command
+)
 app["--help"].group = app["--version"].group = "Options"
 _DATA = Group("Slides to bags", sort_key=1)
 _LEARN = Group("Bags to results", sort_key=2)

@@ -138,7 +138,7 @@ def _parsed(path: Path) -> dict[str, Any]:
         data = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8-sig"))
     except (YAMLError, UnicodeDecodeError) as error:
         line = " ".join(str(error).split())
-        raise ConfigError(f"{path.name} is not valid YAML: {line}") from None
+        raise ConfigError(f"{path.name} is not valid YAML: {line} — correct the file") from None
     if data is None:
         return {}
     if not isinstance(data, dict):

@@ -45,6 +45,7 @@ def _machine() -> Iterator[Verdict]:
 
 
 def _libraries() -> Iterator[Verdict]:
+    packages = metadata.packages_distributions()
     for name in _LIBRARIES:
         try:
             import_module(name)
@@ -55,12 +56,8 @@ def _libraries() -> Iterator[Verdict]:
                 f"cannot be loaded: {error} — install wsi again in a new environment",
             )
         else:
-            yield "PASS", name, _version(name)
-
-
-def _version(module: str) -> str:
-    packages = metadata.packages_distributions().get(module, [])
-    return metadata.version(packages[0]) if packages else "version unknown"
+            known = packages.get(name)
+            yield "PASS", name, metadata.version(known[0]) if known else "version unknown"
 
 
 def _slides() -> Iterator[Verdict]:
