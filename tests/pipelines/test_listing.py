@@ -1,0 +1,100 @@
+"""`wsi list` and `wsi config`: what can be named and set."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.cli import run_command
+from pipelines.config import keys, load_config
+from wsi.aggregators import AGGREGATORS
+from wsi.bags import STORES
+from wsi.encoders import CATALOG
+from wsi.evaluation import METRICS
+from wsi.objectives import OBJECTIVES
+from wsi.registry import Registry
+from wsi.slides import READERS
+from wsi.tissue import METHODS
+
+Json = Callable[..., Any]
+
+REGISTRIES: dict[str, Registry] = {
+    "aggregators": AGGREGATORS,
+    "objectives": OBJECTIVES,
+    "tissue": METHODS,
+    "readers": READERS,
+    "stores": STORES,
+}
+
+
+@pytest.mark.parametrize("what", REGISTRIES)
+def test_all_names_are_listed_with_every_setting_and_default(what: str, said_json: Json) -> None:
+    listed = {row["name"]: row for row in said_json(["list", what])}
+    assert list(listed) == REGISTRIES[what].names()
+    for name, row in listed.items():
+        assert row["summary"].endswith((".", ":")), f"{name} does not say what it is"
+        parameters = inspect.signature(REGISTRIES[what].load(name)).parameters.values()
+        for parameter in parameters:
+            if parameter.kind is parameter.KEYWORD_ONLY:
+                assert f"{parameter.name}={parameter.default}" in row["settings"]
+
+
+def test_encoders_are_listed_with_size_licence_and_gate(
+    capsys: pytest.CaptureFixture[str], said_json: Json
+) -> None:
+    listed = {row["name"]: row for row in said_json(["list", "encoders"])}
+    assert set(listed) == set(CATALOG)
+    assert listed["resnet50"]["dim"] == 1024  # of its third stage, as CLAM takes it
+    assert all(row["licence"] for row in listed.values())
+    assert run_command(["list", "encoders"]) == 0
+    assert "timm:<model>" in capsys.readouterr().err
+
+
+def test_metrics_say_which_way_is_better(said_json: Json) -> None:
+    listed = {row["name"]: row["note"] for row in said_json(["list", "metrics"])}
+    assert set(listed) == set(METRICS)
+    lower = {name for name, note in listed.items() if note == "lower is better"}
+    assert lower == {"nll", "brier", "ece"}
+
+
+def test_lists_are_tab_separated_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["list", "aggregators"]) == 0
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == ["name", "summary", "settings"]
+    assert [line[0] for line in lines[1:]] == AGGREGATORS.names()
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["demo"], ["demo", "objective=ncmi", "fit.seeds=3", "data.classes=[NO, b]"]]
+)
+def test_shown_settings_can_be_given_back(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(["config", "show", *words]) == 0
+    path = tmp_path / "mine.yaml"
+    path.write_text(capsys.readouterr().out)
+    assert load_config([str(path)]) == load_config(words)
+    assert ("name: ncmi" in path.read_text() or "objective: ncmi" in path.read_text()) == (
+        "objective=ncmi" in words
+    )
+
+
+def test_every_setting_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["config", "schema"]) == 0
+    header, *lines = (line.split("\t") for line in capsys.readouterr().out.splitlines())
+    assert header == ["setting", "default", "type", "meaning"]
+    assert [line[0] for line in lines] == list(keys())
+    shown = {line[0]: line[1] for line in lines}
+    assert shown["fit.epochs"] == "30"
+    assert shown["objective"] == "ce"
+
+
+def test_the_schema_is_one_of_json(said_json: Json) -> None:
+    schema = said_json(["config", "schema"])
+    assert schema["type"] == "object"
+    assert set(schema["properties"]) == {key.partition(".")[0] for key in keys()}
+    assert schema["additionalProperties"] is False
