@@ -464,6 +464,20 @@ main(sys.argv[1:])
 """
 
 
+def alive_in_group(group: int) -> list[str]:
+    """Return the processes of a group that still run; the dead may wait to be buried."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            text = path.read_text()
+        except OSError:
+            continue  # gone meanwhile
+        state, _, its_group, *_ = text.rpartition(")")[2].split()
+        if int(its_group) == group and state not in "ZX":
+            found.append(text)
+    return found
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_processes_all_end_and_keep_quiet(
@@ -480,7 +494,7 @@ def test_interrupted_processes_all_end_and_keep_quiet(
     ) as process:
         while not (out / "inputs.json").exists() and process.poll() is None:
             time.sleep(0.1)
-        time.sleep(60)  # both workers have loaded torch by then
+        time.sleep(30)  # the workers load torch, then train
         started = time.monotonic()
         if number == signal.SIGINT:
             os.killpg(process.pid, number)
@@ -491,5 +505,6 @@ def test_interrupted_processes_all_end_and_keep_quiet(
     assert time.monotonic() - started < 10
     assert "Traceback" not in said
     assert said.count("error[") == 1
-    with pytest.raises(ProcessLookupError):
-        os.killpg(process.pid, 0)
+    while left := alive_in_group(process.pid):
+        assert time.monotonic() - started < 20, left
+        time.sleep(0.1)
