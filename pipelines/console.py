@@ -91,7 +91,11 @@ class Console:
         if self._people.is_terminal and not (self.quiet or self.hushed):
             with _bar(self._people) as bar:
                 task = bar.add_task(what, total=total)
-                yield Tracker(lambda n, text: bar.update(task, advance=n, description=text or what))
+
+                def update(n: int, text: str, total: int | None) -> None:
+                    bar.update(task, advance=n, description=text or what, total=total)
+
+                yield Tracker(update)
         else:
             yield Tracker(_Pulse(self, what, total))
 
@@ -123,7 +127,11 @@ class Tracker:
 
     def advance(self, n: int = 1, text: str = "") -> None:
         """Count `n` more steps, optionally renaming what is being done."""
-        self._update(n, text)
+        self._update(n, text, None)
+
+    def expect(self, total: int) -> None:
+        """Correct the number of steps there will be."""
+        self._update(0, "", total)
 
 
 class _Pulse:
@@ -132,8 +140,9 @@ class _Pulse:
         self._done = 0
         self._started = self._last = time.monotonic()
 
-    def __call__(self, n: int, text: str) -> None:
+    def __call__(self, n: int, text: str, total: int | None) -> None:
         self._done += n
+        self._total = total or self._total
         now = time.monotonic()
         if now - self._last >= _PULSE_S and self._done:
             self._last = now

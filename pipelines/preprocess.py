@@ -131,9 +131,10 @@ class _Run:
         by_id = {item.file.slide_id: item for item in todo}
         if todo:
             self.console.say(f"{len(todo)} slides to do, recipe {self.work.bags.name}")
-        with self.console.progress("slides", len(todo)) as track:
-            for outcome in self._outcomes(todo):
-                self._account(by_id[outcome.slide_id], outcome, track)
+        with self.console.progress("tiles", 0) as track:
+            tiles = TileCount(track, len(todo))
+            for outcome in self._outcomes(todo, tiles):
+                self._account(by_id[outcome.slide_id], outcome)
         self._write_quarantine()
         return self._summary()
 
@@ -186,13 +187,16 @@ class _Run:
         changed = earlier.fingerprint != fingerprint
         return self.options.retry_quarantined or changed or earlier.reason in _TRANSIENT
 
-    def _outcomes(self, todo: Sequence[Surveyed]) -> Iterator[Outcome]:
+    def _outcomes(self, todo: Sequence[Surveyed], tiles: TileCount) -> Iterator[Outcome]:
         if self.options.jobs <= 1 or len(todo) <= 1:
-            yield from (one_slide(self.work, item, self.encoder) for item in todo)
-        else:
-            yield from _in_parallel(self.work, todo, self.options.jobs)
+            yield from (one_slide(self.work, item, self.encoder, tiles) for item in todo)
+            return
+        for outcome in _in_parallel(self.work, todo, self.options.jobs):
+            tiles.located(outcome.tiles)
+            tiles.read(outcome.tiles)
+            yield outcome
 
-    def _account(self, item: Surveyed, outcome: Outcome, track: Tracker) -> None:
+    def _account(self, item: Surveyed, outcome: Outcome) -> None:
         if outcome.state in self.states:
             self.states[outcome.state] += 1
             self.console.detail(f"{outcome.slide_id}: {outcome.state}, {outcome.tiles} tiles")
@@ -202,7 +206,6 @@ class _Run:
             self._quarantine(item, outcome.state, outcome.message)
             self.console.warn(f"{outcome.slide_id}: {outcome.state}: {outcome.message}")
         self._write_quarantine()
-        track.advance(1, outcome.slide_id)
 
     def _quarantine(self, item: Surveyed, reason: str, message: str) -> None:
         slide_id = item.file.slide_id
@@ -245,7 +248,29 @@ class _Run:
         return 3 if bad > allowed else 0
 
 
-def one_slide(work: Work, item: Surveyed, encoder: Encoder | None) -> Outcome:
+class TileCount:
+    """Progress by tiles; a slide not looked at yet counts as the mean of those that were."""
+
+    def __init__(self, track: Tracker, slides: int) -> None:
+        self._track = track
+        self._slides = slides
+        self._seen = 0
+        self._tiles = 0
+
+    def located(self, tiles: int) -> None:
+        """Note how many tiles one more slide has."""
+        self._seen += 1
+        self._tiles += tiles
+        self._track.expect(round(self._tiles / self._seen * self._slides))
+
+    def read(self, tiles: int) -> None:
+        """Count tiles that are dealt with."""
+        self._track.advance(tiles)
+
+
+def one_slide(
+    work: Work, item: Surveyed, encoder: Encoder | None, tiles: TileCount | None = None
+) -> Outcome:
     """Take one slide as far as asked; whatever is wrong with it is its outcome, not an error."""
     config, slide_id = work.config, item.file.slide_id
     tiling = (
@@ -257,11 +282,14 @@ def one_slide(work: Work, item: Surveyed, encoder: Encoder | None) -> Outcome:
         with open_slide(item.file.path, slide_id, mpp=item.file.mpp, spec=config.slides) as slide:
             located = locate(slide, config.tissue, tiling)
             write_located(work.out, slide.info, located)
+            if tiles is not None:
+                tiles.located(len(located.grid))
             if work.recipe is None or encoder is None:
                 state = "done" if len(located.grid) else "empty"
                 return Outcome(slide_id, state, "no tissue was found", len(located.grid))
             store = create_store(work.bags, config.store)
-            info = embed(slide, located, encoder, work.recipe, store)
+            count = tiles.read if tiles is not None else lambda n: None
+            info = embed(slide, located, encoder, work.recipe, store, on_tiles=count)
             return Outcome(slide_id, info.status, info.reason or "", info.n)
     except SlideError as error:
         return Outcome(slide_id, error.reason, str(error))
