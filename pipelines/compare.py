@@ -14,6 +14,7 @@ from pipelines.summary import names_of, summarise
 from wsi.errors import ConfigError
 from wsi.evaluation import compare
 from wsi.files import publish_json
+from wsi.report.tables import p_value
 from wsi.specs import EvaluateSpec
 
 
@@ -47,17 +48,13 @@ def show_comparison(result: dict[str, Any], console: Console) -> None:
 def show_differences(result: dict[str, Any], console: Console) -> None:
     """Print each difference to the reference."""
     rows = [
-        [d["name"], d["minus"], interval(d), _p(d["p"]), _p(d["p_holm"])]
+        [d["name"], d["minus"], interval(d), p_value(d["p"]), p_value(d["p_holm"])]
         for d in result["differences"]
     ]
     columns = ["run", "minus", f"difference in {result['metric']}", "p", "p (Holm)"]
     console.table(columns, rows, "paired differences")
     for note in result["notes"]:
         console.say(f"note: {note}")
-
-
-def _p(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.3f}"
 
 
 def write_comparison_report(

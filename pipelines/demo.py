@@ -175,7 +175,8 @@ def _report(out: Path, found: dict[str, Found], console: Console) -> dict[str, A
             f"a lesion (tiles at random: {f.random:.0%})."
             for name, f in found.items()
         )
-        + " Baseline texture features, no foundation model: this shows the toolkit, not a result."
+        + " Baseline texture features, one seed, nothing tuned: this shows the toolkit and says "
+        "nothing about which loss is better."
     )
     hushed = Console(hushed=True, log=out / "run.log")
     compare.write_comparison_report(

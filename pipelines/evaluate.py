@@ -32,7 +32,9 @@ def run(
         raise ConfigError("nothing to evaluate — give run folders or predictions.csv files")
     spec = EvaluateSpec(replicates=replicates)
     names = names_of(sources)
-    targets = [_target(source, name, out, len(sources)) for name, source in zip(names, sources)]
+    targets = [
+        _target(source, name, out, len(sources), cohort) for name, source in zip(names, sources)
+    ]
     if len(set(targets)) < len(targets):
         raise ConfigError("several results would be written to one metrics.json — give --out DIR")
     results = {}
@@ -101,7 +103,9 @@ def _label_of(source: Path) -> str:
     return pipelines.config.read_config(config).data.label if config.is_file() else "label"
 
 
-def _target(source: Path, name: str, out: Path | None, n: int) -> Path:
+def _target(source: Path, name: str, out: Path | None, n: int, cohort: Path | None) -> Path:
+    """Return where scores go; those under corrected labels never replace a run's own."""
     if out is None:
-        return RunDir(source).metrics if source.is_dir() else source.with_name("metrics.json")
+        own = RunDir(source).metrics if source.is_dir() else source.with_name("metrics.json")
+        return own.with_name(f"metrics-{cohort.stem}.json") if cohort else own
     return out / (f"{name.replace('/', '-')}.json" if n > 1 else "metrics.json")

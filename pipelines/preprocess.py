@@ -21,6 +21,7 @@ from wsi.errors import BagError, BagMismatchError, ConfigError, SlideError, WsiE
 from wsi.extract import Recipe, embed, locate, make_recipe, settle_tiling
 from wsi.slides import open_slide
 from wsi.specs import Config
+from wsi.tissue import METHODS
 
 Until = Literal["tissue", "tiles", "bags"]
 
@@ -68,6 +69,8 @@ class Work:
 def run(config: Config, options: Options, console: Console) -> int:
     """Return 0 when every slide is done or empty, 3 when some are quarantined."""
     check_device(options.device)
+    METHODS.check(config.tissue.method.name, config.tissue.method.params)
+    encoder_info(config.encoder)
     files = listed_slides(options.slides)
     if not files:
         raise ConfigError(f"no slides below {options.slides[0]} — check the path")

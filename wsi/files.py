@@ -22,6 +22,15 @@ _SAMPLE_BYTES = 64 * 1024
 TEMPORARY_PREFIX = ".tmp-"
 
 
+def _usual_mode() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+_MODE = _usual_mode()
+
+
 @contextlib.contextmanager
 def publish(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it becomes `path` in one step.
@@ -38,6 +47,8 @@ def publish(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as handle:
             os.fsync(handle.fileno())
+        # Some writers make private files; what is published is for whoever may read the folder.
+        temporary.chmod(_MODE)
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
