@@ -71,9 +71,12 @@ class Common:
 
         if log is not None and log.parent.exists() and not log.parent.is_dir():
             raise ConfigError(f"{log.parent} is a file — give a folder as --out")
-        return Console(json=self.json, quiet=self.quiet, verbose=self.verbose, log=log)
+        console = Console(json=self.json, quiet=self.quiet, verbose=self.verbose, log=log)
+        _talking.append(console)
+        return console
 
 
+_talking: list[Console] = []  # through which an error reaches the log of the command at work
 COMMON = Common()
 Jobs = Annotated[int, Parameter(validator=Number(gte=1))]
 Replicates = Annotated[int, Parameter(validator=Number(gte=100))]
@@ -447,6 +450,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def run_command(argv: Sequence[str]) -> int:
     """Return the exit code of one command line."""
     signal.signal(signal.SIGTERM, _terminated)
+    _talking.clear()
     debug = "--debug" in argv
     try:
         result = app(argv, exit_on_error=False, print_error=False, result_action="return_value")
@@ -484,6 +488,8 @@ def _failed(code: str, message: str, exit_code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
     print(f"error[{code}]: {message}", file=sys.stderr)
+    for console in _talking:
+        console.failed(code, message)
     return exit_code
 
 

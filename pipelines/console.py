@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ class Console:
         json: print one JSON document on stdout in place of tables.
         quiet: say only what went wrong.
         hushed: only keep the log; for work that is part of something larger.
-        log: file that keeps every line said, with times.
+        log: file that keeps every line said, with times; `.jsonl` beside it has them for machines.
     """
 
     json: bool = False
@@ -47,19 +48,19 @@ class Console:
 
     def say(self, text: str) -> None:
         """Say something to people, unless they asked for quiet."""
-        self._keep(text)
+        self._keep("info", text)
         if not (self.quiet or self.hushed):
             self._people.print(text, markup=False)
 
     def warn(self, text: str) -> None:
         """Say something that must not be missed."""
-        self._keep(f"warning: {text}")
+        self._keep("warning", text)
         if not self.hushed:
             self._people.print(f"warning: {text}", style="yellow", markup=False)
 
     def detail(self, text: str) -> None:
         """Say something only the curious want to read."""
-        self._keep(text)
+        self._keep("detail", text)
         if self.verbose and not (self.quiet or self.hushed):
             self._people.print(text, style="dim", markup=False)
 
@@ -99,11 +100,21 @@ class Console:
         else:
             yield Tracker(_Pulse(self, what, total))
 
-    def _keep(self, text: str) -> None:
-        if self.log is not None:
-            self.log.parent.mkdir(parents=True, exist_ok=True)
-            with self.log.open("a", encoding="utf-8") as handle:
-                handle.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+    def failed(self, code: str, text: str) -> None:
+        """Keep an error in the log; the command line itself prints it."""
+        if self.log is not None and self.log.is_file():  # else nothing has begun
+            self._keep("error", f"[{code}] {text}")
+
+    def _keep(self, level: str, text: str) -> None:
+        if self.log is None:
+            return
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        now = datetime.now().astimezone().isoformat(timespec="seconds")
+        with self.log.open("a", encoding="utf-8") as handle:
+            handle.write(f"{now} {text if level in ('info', 'detail') else f'{level}: {text}'}\n")
+        entry = json.dumps({"time": now, "level": level, "text": text}, ensure_ascii=False)
+        with self.log.with_suffix(".jsonl").open("a", encoding="utf-8") as handle:
+            handle.write(entry + "\n")
 
 
 def _bar(console: RichConsole) -> Progress:

@@ -70,7 +70,7 @@ class RunDir:
         if self.config.is_file() and self.inputs.is_file():
             self._refuse_another_run(config, inputs)
             return True
-        if self.root.is_dir() and any(p.name != "run.log" for p in self.root.iterdir()):
+        if self.root.is_dir() and any(p.stem != "run" for p in self.root.iterdir()):
             raise ConfigError(f"{self.root} is neither empty nor a run — give another --out")
         self.root.mkdir(parents=True, exist_ok=True)
         publish_json(self.environment, environment())

@@ -28,9 +28,9 @@ def show_metrics(metrics: dict[str, Any], console: Console, title: str = "") -> 
     """Print the headline scores with intervals, by site too, and what to know about them."""
     rows = [["all", *_row(metrics)]]
     for kind in ("site", "cohort"):
-        rows += [
-            [f"{kind} {name}", *_row(group)] for name, group in metrics["by"].get(kind, {}).items()
-        ]
+        groups = metrics["by"].get(kind, {})
+        if len(groups) > 1:  # a single group is all there is
+            rows += [[f"{kind} {name}", *_row(group)] for name, group in groups.items()]
     console.table(["part", "n", "patients", *SHOWN], rows, title)
     for note in metrics["notes"]:
         console.say(f"note: {note}")

@@ -455,3 +455,11 @@ def test_a_run_says_where_it_is(
     said = said_json(shared_study.command(out, "fit.seeds=2"))
     assert said["run"] == str(out)
     assert said["metrics"] == strict_json(out / "metrics.json")
+
+
+def test_the_log_is_kept_for_people_and_machines(shared_run: Path) -> None:
+    lines = [json.loads(line) for line in (shared_run / "run.jsonl").read_text().splitlines()]
+    assert {line["level"] for line in lines} <= {"info", "detail", "warning", "error"}
+    said = (shared_run / "run.log").read_text().splitlines()
+    assert len(said) == len(lines) > 3
+    assert all(line["text"] in kept for line, kept in zip(lines, said, strict=True))
