@@ -44,7 +44,7 @@ def run(
             predictions = _relabelled(predictions, cohort, source, console)
         metrics = evaluate(predictions, spec)
         shown = metrics | {"by": {k: v for k, v in metrics["by"].items() if not by or k in by}}
-        show_metrics(shown, console, name)
+        show_metrics(shown, console, name, single=bool(by))
         publish_json(path, metrics)
         console.say(f"wrote {path}")
         results[name] = metrics

@@ -24,12 +24,17 @@ def score_run(
     return metrics
 
 
-def show_metrics(metrics: dict[str, Any], console: Console, title: str = "") -> None:
-    """Print the headline scores with intervals, by site too, and what to know about them."""
+def show_metrics(
+    metrics: dict[str, Any], console: Console, title: str = "", *, single: bool = False
+) -> None:
+    """Print the headline scores with intervals, by site too, and what to know about them.
+
+    A site or cohort that is the only one repeats the whole, and is shown only when `single`.
+    """
     rows = [["all", *_row(metrics)]]
     for kind in ("site", "cohort"):
         groups = metrics["by"].get(kind, {})
-        if len(groups) > 1:  # a single group is all there is
+        if single or len(groups) > 1:
             rows += [[f"{kind} {name}", *_row(group)] for name, group in groups.items()]
     console.table(["part", "n", "patients", *SHOWN], rows, title)
     for note in metrics["notes"]:

@@ -134,7 +134,8 @@ def test_pictures_and_shapes_stand_beside_the_bags(finished: Path) -> None:
 
 def test_nothing_is_left_lying_about(finished: Path) -> None:
     top = {p.name for p in finished.iterdir()}
-    assert top <= {"bags", "tiles", "tissue", "thumbnails", "slides.csv", "run.log", "log"}
+    logs = {"run.log", "run.jsonl"}
+    assert top == {"bags", "tiles", "tissue", "thumbnails", "slides.csv"} | logs
     assert not [p for p in finished.rglob("*") if p.name.startswith((".tmp", "."))]
 
 
