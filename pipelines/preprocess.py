@@ -69,6 +69,7 @@ class Work:
 def run(config: Config, options: Options, console: Console) -> int:
     """Return 0 when every slide is done or empty, 3 when some are quarantined."""
     check_device(options.device)
+    allowed_quarantined(options.allow_quarantined, 0)
     METHODS.check(config.tissue.method.name, config.tissue.method.params)
     encoder_info(config.encoder)
     files = listed_slides(options.slides)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ from pipelines.workers import check_device, processes
 from wsi.aggregators import AGGREGATORS
 from wsi.bags import BagStore, check_uniform, open_store
 from wsi.cohorts import Cohort, SlideRow, match_ids, read_cohort
-from wsi.errors import CohortError, ConfigError, ResourceError
+from wsi.errors import BagCorruptError, CohortError, ConfigError, ResourceError
 from wsi.evaluation import METRICS, Predictions, join_labels, write_predictions
 from wsi.files import publish, publish_bytes, publish_json, sha256_file, sha256_json
 from wsi.findings import few
@@ -81,6 +81,7 @@ def run(config: Config, options: Options, console: Console) -> int:
     store = open_store(options.bags)
     recipe_key = check_uniform(store.infos())
     cohort, bag_ids, absent = _with_bags(whole, store, config)
+    _refuse_damaged(store, bag_ids.values(), console)
     splits = _splits(config, options, whole, cohort)
     _warn(config, splits, cohort, absent, console)
     _say_plan(config, splits, cohort, console, loud=options.dry_run)
@@ -134,6 +135,24 @@ def _with_bags(
     if not rows:
         raise CohortError(f"no slide of {cohort.name} has a bag in {store.root} — check the ids")
     return Cohort(cohort.name, cohort.classes, rows), usable, absent
+
+
+def _refuse_damaged(store: BagStore, bag_ids: Collection[str], console: Console) -> None:
+    """Check every byte of the bags: a flipped bit trains as well as a sound one.
+
+    Raises:
+        BagCorruptError: bags differ from what was written.
+    """
+    damaged = []
+    with console.progress("checking bags", len(bag_ids)) as track:
+        for bag_id in bag_ids:
+            damaged += store.verify(bag_id)
+            track.advance()
+    if damaged:
+        raise BagCorruptError(
+            f"{len(damaged)} damaged bags in {store.root}: {few(f.name for f in damaged)} — "
+            "remove them and run `wsi preprocess` again"
+        )
 
 
 def _splits(config: Config, options: Options, whole: Cohort, cohort: Cohort) -> Splits:

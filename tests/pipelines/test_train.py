@@ -465,3 +465,15 @@ def test_the_log_is_kept_for_people_and_machines(shared_run: Path) -> None:
     said = (shared_run / "run.log").read_text().splitlines()
     assert len(said) == len(lines) > 3
     assert all(line["text"] in kept for line, kept in zip(lines, said, strict=True))
+
+
+def test_a_flipped_bit_in_a_bag_stops_training(
+    study: Study, tmp_path: Path, refused: Refused
+) -> None:
+    bag = sorted(study.bags.rglob("*.h5"))[0]
+    content = bytearray(bag.read_bytes())
+    content[len(content) // 2] ^= 1
+    bag.write_bytes(bytes(content))
+    said = refused(study.command(tmp_path / "run"), 5)
+    assert "damaged bags" in said
+    assert not (tmp_path / "run" / "config.yaml").exists()

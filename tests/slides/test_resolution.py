@@ -177,3 +177,9 @@ def test_what_is_called_ok_is_believable(x, y, vendor, unit, power, table, use) 
     else:
         assert found.mpp is None
         assert found.notes
+
+
+def test_an_assumed_value_never_contradicts_what_a_slide_says() -> None:
+    stated = {"openslide.vendor": "dicom", "openslide.mpp-x": "28.969", "openslide.mpp-y": "28.968"}
+    found = resolve_mpp(stated, assume_mpp=0.5)
+    assert (found.mpp, found.state) == (None, "implausible-mpp")

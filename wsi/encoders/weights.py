@@ -80,8 +80,8 @@ def read_weights(path: Path, encoder: str) -> dict[str, Tensor]:
 def _unavailable(encoder: str, repo: str, reason: str) -> EncoderError:
     return EncoderError(
         f"encoder {encoder}: the weights of {repo} are not available ({reason}) — put them in the "
-        f"cache {constants.HF_HUB_CACHE} with `wsi encoders pull`, give weights=<file>, or use "
-        "encoder=texture-v1, which needs none"
+        f"cache {constants.HF_HUB_CACHE}, give encoder.weights=<file>, or use encoder=texture-v1, "
+        "which needs none"
     )
 
 

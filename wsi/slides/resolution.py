@@ -54,9 +54,8 @@ def resolve_mpp(
         return _judged((table_mpp, table_mpp), "table", properties)
     found = _from_openslide(properties) or _from_ome(properties)
     if found is not None:
-        judged = _judged(*found, properties)
-        if judged.state == "ok" or not assume_mpp:
-            return judged
+        # One value for all slides fills gaps; it never contradicts what a slide itself says.
+        return _judged(*found, properties)
     if use_magnification and (power := _power(properties)):
         return _judged((10 / power, 10 / power), "objective-power", {})
     if assume_mpp:
