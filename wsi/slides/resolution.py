@@ -66,7 +66,10 @@ def resolve_mpp(
 def _judged(mpp: tuple[float, float], source: str, properties: Mapping[str, str]) -> Resolution:
     low, high = MPP_RANGE
     if not all(low <= value <= high for value in mpp):
-        reason = f"{source} says {mpp[0]:.6g} um/px, outside {low:g}-{high:g} — {REMEDY}"
+        reason = (
+            f"{source} says {mpp[0]:.6g} um/px, outside {low:g}-{high:g} — "
+            "give the right one in an mpp column of the slide table"
+        )
         return Resolution(None, source, "implausible-mpp", (reason,))
     notes = []
     if abs(mpp[0] - mpp[1]) > _ANISOTROPY * min(mpp):
