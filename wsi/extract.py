@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from wsi.bags import BagInfo, BagStore, Provenance
-from wsi.errors import ConfigError
+from wsi.errors import ConfigError, RegionError
 from wsi.slides import Slide, SlideInfo, Thumbnail
 from wsi.specs import Config, TilingSpec, TissueSpec
 from wsi.tiling import TileGrid, make_grid
@@ -187,6 +187,8 @@ def _batches(
     tiles: list[np.ndarray] = []
     missing = 0
     for row, tile in enumerate(slide.read_tiles(map(tuple, grid.xy0), grid.tile_px, grid.mpp)):
+        if isinstance(tile, RegionError):
+            raise tile
         if tile is None:
             missing += 1
         else:

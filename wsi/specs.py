@@ -56,6 +56,10 @@ class SlidesSpec(Spec):
     assume_mpp: Mpp | None = Field(
         default=None, description="um per level-0 pixel for such slides, with no_mpp=assume"
     )
+    reader: Literal["auto", "openslide"] = Field(
+        default="auto",
+        description="auto: the fast TIFF reader where it gives OpenSlide's pixels, bit by bit",
+    )
     use_magnification: bool = Field(
         default=False,
         description="allow 10 / objective power as a resolution when nothing better is known",
@@ -66,6 +70,22 @@ class SlidesSpec(Spec):
         if (self.no_mpp == "assume") != (self.assume_mpp is not None):
             raise ValueError("no_mpp=assume and assume_mpp=<um per pixel> go together")
         return self
+
+
+class PixelsSpec(Spec):
+    """What happens to a tile's pixels before the encoder; all of it is part of the recipe."""
+
+    half_dct: bool = Field(
+        default=False,
+        description="decode JPEG at half size where the tiling is at least twice as coarse as the "
+        "level: faster, not bit-exact",
+    )
+    srgb: bool = Field(
+        default=False, description="convert by the slide's colour profile to sRGB, where it has one"
+    )
+    stain: Annotated[Component, BeforeValidator(_component)] | None = Field(
+        default=None, description="stain normalisation and its parameters, fitted per slide"
+    )
 
 
 class TissueSpec(Spec):
@@ -222,6 +242,7 @@ class Config(Spec):
     slides: SlidesSpec = SlidesSpec()
     tissue: TissueSpec = TissueSpec()
     tiling: TilingSpec = TilingSpec()
+    pixels: PixelsSpec = PixelsSpec()
     encoder: Named = Field(
         default=Component(name="texture-v1"),
         description="built-in, or timm:<model>, hf-hub:<org>/<model>",

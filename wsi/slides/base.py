@@ -38,6 +38,10 @@ class SlideInfo:
         background: RGB that transparent pixels are composited on.
         magnification: objective power, or None. Never used in place of mpp unless asked.
         notes: sentences a user should see.
+        reader: name of what decodes the pixels, see `wsi.slides.READERS`.
+        reader_note: why a faster reader was not taken; empty when there is nothing to say.
+        icc: what the embedded colour profile calls itself, or None when there is none.
+        associated: names of label, macro and thumbnail images; they are never opened here.
     """
 
     slide_id: str
@@ -54,6 +58,10 @@ class SlideInfo:
     fingerprint: str
     magnification: float | None = None
     notes: tuple[str, ...] = ()
+    reader: str = "openslide"
+    reader_note: str = ""
+    icc: str | None = None
+    associated: tuple[str, ...] = ()
 
     def size0_of(self, size_px: tuple[int, int], mpp: float) -> tuple[float, float]:
         """Return the level-0 size (w, h), a float, of `size_px` pixels of `mpp` um each.
@@ -199,16 +207,20 @@ class Slide(ABC):
 
     def read_tiles(
         self, xy0: Iterable[tuple[int, int]], tile_px: int, mpp: float
-    ) -> Iterator[RGB | None]:
-        """Yield each tile as uint8 (tile_px, tile_px, 3), or None where the slide has no data.
+    ) -> Iterator[RGB | RegionError | None]:
+        """Yield each tile as uint8 (tile_px, tile_px, 3), in the order asked for.
 
-        Raises:
-            RegionError: a tile cannot be decoded; the iterator ends there.
+        Where the slide has no data stands None. Where a tile cannot be decoded stands the error,
+        as a value: one bad tile does not cost the rest, and the caller decides what it is worth.
         """
         size0 = self.info.size0_of((tile_px, tile_px), mpp)
         for x, y in xy0:
-            rgba = self._scaled((float(x), float(y)), size0, (tile_px, tile_px))
-            yield _rgb(rgba) if rgba[..., 3].any() else None
+            try:
+                rgba = self._scaled((float(x), float(y)), size0, (tile_px, tile_px))
+            except RegionError as error:
+                yield error
+            else:
+                yield _rgb(rgba) if rgba[..., 3].any() else None
 
     def thumbnail(self, downsample: float) -> Thumbnail:
         """Return the slide's bounds at `downsample` level-0 pixels per pixel, built in blocks.

@@ -59,6 +59,7 @@ class ImageReader(Slide):
             background=(255, 255, 255),
             fingerprint=sampled_fingerprint(path),
             notes=resolution.notes,
+            reader="image",
         )
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import openslide
 from numpy.typing import NDArray
+from PIL import ImageCms
 
 from wsi.errors import RegionError, SlideOpenError
 from wsi.files import sampled_fingerprint
@@ -63,6 +64,8 @@ class OpenSlideReader(Slide):
             fingerprint=sampled_fingerprint(path),
             magnification=_magnification(properties),
             notes=resolution.notes + _ome_note(properties, handle.level_count),
+            icc=_profile_name(handle),
+            associated=tuple(sorted(handle.associated_images)),
         )
 
     @property
@@ -164,6 +167,17 @@ def _magnification(properties: Mapping[str, str]) -> float | None:
         return float(properties["openslide.objective-power"])
     except (KeyError, ValueError):
         return None
+
+
+def _profile_name(handle: openslide.OpenSlide) -> str | None:
+    """Return what the embedded colour profile calls itself, or None when there is none."""
+    try:
+        profile = handle.color_profile
+        if profile is None:
+            return None
+        return ImageCms.getProfileDescription(profile).strip() or "unnamed"
+    except (ImageCms.PyCMSError, OSError):
+        return "unreadable"
 
 
 def _ome_note(properties: Mapping[str, str], levels: int) -> tuple[str, ...]:
