@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi.tissue.find import Found
+from wsi.tissue.ink import ink_pixels
 
 _SATURATION = (10.0, 32.0)  # floor and cap of the threshold, of 255
 _DENSITY = (0.03, 0.12)  # floor and cap, in optical density
@@ -32,7 +33,7 @@ def od_otsu(pixels: NDArray[np.uint8], valid: NDArray[np.bool_], *, pen: bool = 
     hsv = np.asarray(cv2.cvtColor(smooth, cv2.COLOR_RGB2HSV), np.uint8)
     density = _density(smooth, valid)
     saturation = hsv[..., 1].astype(np.float32)
-    ink = _ink(smooth, hsv[..., 0], saturation) & valid if pen else np.zeros_like(valid)
+    ink = _ink(smooth) & valid if pen else np.zeros_like(valid)
     seen = valid & ~ink
     mask = (
         seen
@@ -64,18 +65,8 @@ def _otsu(values: NDArray[np.float32], limits: tuple[float, float]) -> float:
     return float(np.clip(level / 255 * top, low, high))
 
 
-def _ink(
-    pixels: NDArray[np.uint8], hue: NDArray[np.uint8], saturation: NDArray[np.float32]
-) -> NDArray[np.bool_]:
-    """Return marker ink (h, w): hues that haematoxylin and eosin do not have, widened a little.
-
-    OpenCV's hue runs 0-180: green 35-90, cyan and blue 90-118; haematoxylin lies above 120 and
-    eosin above 145. Red ink is told from eosin by having almost no blue and green.
-    """
-    red, green, blue = (pixels[..., k].astype(np.int16) for k in range(3))
-    foreign = (hue >= 35) & (hue <= 118) & (saturation > 60)
-    crimson = (red > 130) & (green < 60) & (blue < 80)
-    black = (pixels.max(axis=2) < 60) & (saturation < 90)
-    ink = (foreign | crimson | black).astype(np.uint8)
+def _ink(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Return marker ink (h, w), specks left out and strokes widened a little."""
+    ink = ink_pixels(pixels).astype(np.uint8)
     solid = cv2.morphologyEx(ink, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
     return np.asarray(cv2.dilate(solid, np.ones((5, 5), np.uint8))).astype(bool)
