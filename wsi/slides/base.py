@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from wsi.errors import MissingMppError, NeedsUpsamplingError, RegionError
 from wsi.slides.resample import resample
 
 RGB = NDArray[np.uint8]
+Box = tuple[int, int, int, int]  # x, y, w, h
 
 _BLOCK_PX = 4_000_000  # level pixels held at once while a thumbnail is built
 _LEVEL_TOLERANCE = 1e-3
@@ -130,6 +131,40 @@ class Thumbnail:
     origin0: tuple[int, int] = (0, 0)
 
 
+class Region(NamedTuple):
+    """Pixels of a level as a reader gives them.
+
+    Attributes:
+        pixels: uint8 (h, w, 3), straight colour.
+        alpha: uint8 (h, w), or None where all of it is opaque.
+        start: where it really begins (x, y), in pixels of the level; a reader that only takes
+            whole level-0 positions begins at a fraction of a pixel.
+    """
+
+    pixels: RGB
+    alpha: NDArray[np.uint8] | None
+    start: tuple[float, float]
+
+
+class View(NamedTuple):
+    """A level-0 rectangle as seen on one level.
+
+    Attributes:
+        level, step: what is read: pixels of `level`, `step` of them decoded as one.
+        box: whole pixels (x, y, w, h) that cover the rectangle; may reach beyond the level.
+        start: position (x, y) of the rectangle in these pixels.
+        scale: these pixels per output pixel (x, y).
+        size_px: output size (w, h).
+    """
+
+    level: int
+    step: int
+    box: Box
+    start: tuple[float, float]
+    scale: tuple[float, float]
+    size_px: tuple[int, int]
+
+
 class Slide(ABC):
     """One open slide; a context manager.
 
@@ -156,17 +191,32 @@ class Slide(ABC):
         return {}
 
     @abstractmethod
-    def _region(
-        self, level: int, xy: tuple[int, int], size: tuple[int, int]
-    ) -> tuple[NDArray[np.uint8], tuple[float, float]]:
-        """Return RGBA uint8 (h, w, 4), straight alpha, and where it really starts.
-
-        `xy` and `size` are pixels of `level` and lie inside it. The start returned is in level
-        pixels; it differs from `xy` where the reader only takes whole level-0 positions.
+    def _region(self, level: int, xy: tuple[int, int], size: tuple[int, int]) -> Region:
+        """Return `size` pixels of `level` at `xy`; both in level pixels, wholly inside it.
 
         Raises:
             RegionError: the pixels cannot be decoded.
         """
+
+    def _regions(
+        self, level: int, boxes: Sequence[Box], step: int = 1
+    ) -> Iterator[Region | RegionError]:
+        """Yield the region of each box (x, y, w, h) of a level in turn, an error as a value.
+
+        A reader that decodes many boxes better together than one by one does so here.
+
+        Args:
+            step: pixels of the level in one of the box's; only what `_step` gave.
+        """
+        for x, y, w, h in boxes:
+            if not w * h:
+                empty = np.empty((h, w, 3), np.uint8)
+                yield Region(empty, None, (x, y))
+                continue
+            try:
+                yield self._region(level, (x, y), (w, h))
+            except RegionError as error:
+                yield error
 
     def read(self, xy0: tuple[int, int], level: int, size: tuple[int, int]) -> RGB:
         """Return uint8 (h, w, 3): `size` pixels of `level` from level-0 position `xy0`.
@@ -182,8 +232,12 @@ class Slide(ABC):
         if min(size) < 1:
             raise RegionError(f"{self.info.path.name}: a region of size {size} — give at least 1x1")
         dx, dy = self.info.downsamples[level]
-        rgba, _ = self._clamped(level, (round(xy0[0] / dx), round(xy0[1] / dy)), size)
-        return _rgb(rgba)
+        box = round(xy0[0] / dx), round(xy0[1] / dy), *size
+        view = View(level, 1, box, (box[0], box[1]), (1, 1), size)
+        (region,) = self._regions(level, [self._inside(view)])
+        if isinstance(region, RegionError):
+            raise region
+        return self._padded(self._composited(region), view).pixels
 
     def read_at(
         self,
@@ -203,7 +257,7 @@ class Slide(ABC):
             RegionError: the pixels cannot be decoded.
         """
         self.info.check_upsampling(mpp, max_upsampling)
-        return _rgb(self._scaled(xy0, self.info.size0_of(size_px, mpp), size_px))
+        return self._scaled(xy0, self.info.size0_of(size_px, mpp), size_px).pixels
 
     def read_tiles(
         self, xy0: Iterable[tuple[int, int]], tile_px: int, mpp: float
@@ -214,13 +268,17 @@ class Slide(ABC):
         as a value: one bad tile does not cost the rest, and the caller decides what it is worth.
         """
         size0 = self.info.size0_of((tile_px, tile_px), mpp)
-        for x, y in xy0:
-            try:
-                rgba = self._scaled((float(x), float(y)), size0, (tile_px, tile_px))
-            except RegionError as error:
-                yield error
-            else:
-                yield _rgb(rgba) if rgba[..., 3].any() else None
+        views = [self._view((x, y), size0, (tile_px, tile_px)) for x, y in xy0]
+        if not views:
+            return
+        boxes = [self._inside(view) for view in views]
+        regions = self._regions(views[0].level, boxes, views[0].step)
+        for view, region in zip(views, regions, strict=True):
+            if isinstance(region, RegionError):
+                yield region
+                continue
+            shown = self._shown(view, region)
+            yield shown.pixels if shown.alpha is None or shown.alpha.any() else None
 
     def thumbnail(self, downsample: float) -> Thumbnail:
         """Return the slide's bounds at `downsample` level-0 pixels per pixel, built in blocks.
@@ -232,66 +290,102 @@ class Slide(ABC):
         scale = w0 / size[0], h0 / size[1]
         dx, dy = self.info.downsamples[self.info.level_for(scale)]
         step = max(1, int(math.sqrt(_BLOCK_PX * dx * dy / (scale[0] * scale[1]))))
-        pixels = np.empty((size[1], size[0], 4), np.uint8)
+        pixels = np.empty((size[1], size[0], 3), np.uint8)
+        valid = np.ones((size[1], size[0]), bool)
         for top in range(0, size[1], step):
             for left in range(0, size[0], step):
                 part = min(step, size[0] - left), min(step, size[1] - top)
                 corner = x0 + left * scale[0], y0 + top * scale[1]
+                place = slice(top, top + part[1]), slice(left, left + part[0])
                 block = self._scaled(corner, (part[0] * scale[0], part[1] * scale[1]), part)
-                pixels[top : top + part[1], left : left + part[0]] = block
-        valid = pixels[..., 3] >= _HALF_OPAQUE
-        return Thumbnail(_rgb(pixels), valid, scale, (x0, y0))
+                pixels[place] = block.pixels
+                if block.alpha is not None:
+                    valid[place] = block.alpha >= _HALF_OPAQUE
+        return Thumbnail(pixels, valid, scale, (x0, y0))
 
     def _scaled(
         self, xy0: tuple[float, float], size0: tuple[float, float], size_px: tuple[int, int]
-    ) -> NDArray[np.uint8]:
-        """Return RGBA (h, w, 4) of a level-0 rectangle resampled to `size_px`."""
+    ) -> Region:
+        """Return a level-0 rectangle resampled to `size_px`."""
+        view = self._view(xy0, size0, size_px)
+        (region,) = self._regions(view.level, [self._inside(view)], view.step)
+        if isinstance(region, RegionError):
+            raise region
+        return self._shown(view, region)
+
+    def _view(
+        self, xy0: tuple[float, float], size0: tuple[float, float], size_px: tuple[int, int]
+    ) -> View:
+        """Return which whole pixels of which level show a level-0 rectangle at `size_px`."""
         scale0 = size0[0] / size_px[0], size0[1] / size_px[1]
         level = self.info.level_for(scale0)
         dx, dy = self.info.downsamples[level]
+        step = self._step(level, (scale0[0] / dx, scale0[1] / dy))
+        dx, dy = dx * step, dy * step
         start = xy0[0] / dx, xy0[1] / dy
-        extent = size0[0] / dx, size0[1] / dy
+        scale = scale0[0] / dx, scale0[1] / dy
+        w, h = self._size(level, step)
         # Linear interpolation needs a neighbour, but not one from beyond the slide.
-        margin = 1 if min(scale0[0] / dx, scale0[1] / dy) < 1 else 0
-        x, right = _span(start[0], extent[0], margin, self.info.level_sizes[level][0])
-        y, bottom = _span(start[1], extent[1], margin, self.info.level_sizes[level][1])
-        rgba, real = self._clamped(level, (x, y), (right - x, bottom - y))
-        offset = start[0] - real[0], start[1] - real[1]
-        return resample(rgba, offset, (extent[0] / size_px[0], extent[1] / size_px[1]), size_px)
+        margin = 1 if min(scale) < 1 else 0
+        x, right = _span(start[0], scale[0] * size_px[0], margin, w)
+        y, bottom = _span(start[1], scale[1] * size_px[1], margin, h)
+        return View(level, step, (x, y, right - x, bottom - y), start, scale, size_px)
 
-    def _clamped(
-        self, level: int, xy: tuple[int, int], size: tuple[int, int]
-    ) -> tuple[NDArray[np.uint8], tuple[float, float]]:
-        """Return a region that may reach beyond the level; outside it is transparent."""
+    def _step(self, level: int, scale: tuple[float, float]) -> int:
+        """Return how many pixels of `level` a reader may decode as one, for pixels of `scale`."""
+        return 1
+
+    def _size(self, level: int, step: int) -> tuple[int, int]:
         w, h = self.info.level_sizes[level]
-        left, top = max(0, xy[0]), max(0, xy[1])
-        right, bottom = min(w, xy[0] + size[0]), min(h, xy[1] + size[1])
-        if right <= left or bottom <= top:
-            return self._blank(size), (float(xy[0]), float(xy[1]))
-        inner, real = self._region(level, (left, top), (right - left, bottom - top))
-        inner = self._composited(inner)
-        origin = xy[0] + real[0] - left, xy[1] + real[1] - top
-        if (right - left, bottom - top) == size:
-            return inner, origin
-        outer = self._blank(size)
-        outer[top - xy[1] : bottom - xy[1], left - xy[0] : right - xy[0]] = inner
-        return outer, origin
+        return -(-w // step), -(-h // step)
 
-    def _blank(self, size: tuple[int, int]) -> NDArray[np.uint8]:
-        return np.full((size[1], size[0], 4), (*self.info.background, 0), np.uint8)
+    def _shown(self, view: View, region: Region) -> Region:
+        """Return `region`, read for `view`, padded, composited and resampled."""
+        region = self._padded(self._composited(region), view)
+        offset = view.start[0] - region.start[0], view.start[1] - region.start[1]
+        if region.alpha is None:
+            h, w = region.pixels.shape[:2]
+            if offset == (0, 0) and view.scale == (1, 1) and view.size_px == (w, h):
+                return region
+            return Region(resample(region.pixels, offset, view.scale, view.size_px), None, (0, 0))
+        rgba = np.dstack([region.pixels, region.alpha])
+        shown = resample(rgba, offset, view.scale, view.size_px)
+        return Region(np.ascontiguousarray(shown[..., :3]), shown[..., 3], (0, 0))
 
-    def _composited(self, rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return `rgba` with its colour over the background, alpha kept beside it.
+    def _inside(self, view: View) -> Box:
+        """Return the part of a view's box inside the level; of no size when there is none."""
+        w, h = self._size(view.level, view.step)
+        x, y, wide, high = view.box
+        left, top = min(max(0, x), w), min(max(0, y), h)
+        right, bottom = max(left, min(w, x + wide)), max(top, min(h, y + high))
+        return left, top, right - left, bottom - top
+
+    def _padded(self, region: Region, view: View) -> Region:
+        """Return a region that reaches beyond its level with transparent background there."""
+        x, y, w, h = view.box
+        left, top, wide, high = self._inside(view)
+        if (wide, high) == (w, h):
+            return region
+        pixels = np.empty((h, w, 3), np.uint8)
+        pixels[:] = self.info.background
+        alpha = np.zeros((h, w), np.uint8)
+        place = slice(top - y, top - y + high), slice(left - x, left - x + wide)
+        pixels[place] = region.pixels
+        alpha[place] = 255 if region.alpha is None else region.alpha
+        start = x + region.start[0] - left, y + region.start[1] - top
+        return Region(pixels, alpha, start)
+
+    def _composited(self, region: Region) -> Region:
+        """Return `region` with its colour over the background, alpha kept beside it.
 
         Before any resampling: a transparent pixel's own colour (black) must not bleed in.
         """
-        alpha = rgba[..., 3:]
-        if alpha.min() == 255:
-            return rgba
+        if region.alpha is None or region.alpha.min(initial=255) == 255:
+            return region._replace(alpha=None)
         background = np.asarray(self.info.background, np.float32)
-        share = alpha.astype(np.float32) / 255
-        colour = np.rint(rgba[..., :3] * share + background * (1 - share)).astype(np.uint8)
-        return np.concatenate([colour, alpha], axis=-1)
+        share = region.alpha[..., None].astype(np.float32) / 255
+        colour = np.rint(region.pixels * share + background * (1 - share)).astype(np.uint8)
+        return region._replace(pixels=colour)
 
 
 def _span(start: float, extent: float, margin: int, size: int) -> tuple[int, int]:
@@ -301,7 +395,3 @@ def _span(start: float, extent: float, margin: int, size: int) -> tuple[int, int
         max(first - margin, min(first, 0)),
         min(last + margin, max(last, size)),
     )
-
-
-def _rgb(rgba: NDArray[np.uint8]) -> RGB:
-    return np.ascontiguousarray(rgba[..., :3])

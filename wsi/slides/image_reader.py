@@ -13,7 +13,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from wsi.errors import RegionError, SlideOpenError
 from wsi.files import sampled_fingerprint
-from wsi.slides.base import Slide, SlideInfo
+from wsi.slides.base import Region, Slide, SlideInfo
 from wsi.slides.resolution import resolve_mpp
 
 _MAX_PIXELS = 300_000_000  # a plain image is decoded whole: 1.2 GB as RGBA
@@ -117,11 +117,10 @@ class ImageReader(Slide):
                 raise RegionError(str(error)) from error
         return self._pixels
 
-    def _region(
-        self, level: int, xy: tuple[int, int], size: tuple[int, int]
-    ) -> tuple[NDArray[np.uint8], tuple[float, float]]:
+    def _region(self, level: int, xy: tuple[int, int], size: tuple[int, int]) -> Region:
         (x, y), (w, h) = xy, size
-        return self._decoded()[y : y + h, x : x + w], (float(x), float(y))
+        rgba = self._decoded()[y : y + h, x : x + w]
+        return Region(np.ascontiguousarray(rgba[..., :3]), rgba[..., 3], (x, y))
 
 
 def _dpi_properties(image: Image.Image) -> dict[str, str]:

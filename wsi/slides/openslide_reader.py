@@ -9,12 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import openslide
-from numpy.typing import NDArray
 from PIL import ImageCms
 
 from wsi.errors import RegionError, SlideOpenError
 from wsi.files import sampled_fingerprint
-from wsi.slides.base import Slide, SlideInfo, own_ratios
+from wsi.slides.base import Region, Slide, SlideInfo, own_ratios
 from wsi.slides.resolution import resolve_mpp
 
 _MAX_EDGE = 1 << 22
@@ -98,9 +97,7 @@ class OpenSlideReader(Slide):
             _check_dimensions(self._path, self._handle.dimensions)
         return self._handle
 
-    def _region(
-        self, level: int, xy: tuple[int, int], size: tuple[int, int]
-    ) -> tuple[NDArray[np.uint8], tuple[float, float]]:
+    def _region(self, level: int, xy: tuple[int, int], size: tuple[int, int]) -> Region:
         # OpenSlide takes a whole level-0 position and divides it by its mean downsample, so the
         # region starts at a fraction of a level pixel; the fraction is reported, not ignored.
         downsample = self._downsamples[level]
@@ -113,11 +110,12 @@ class OpenSlideReader(Slide):
                 f"{self._path.name}: level {level}, {size[0]}x{size[1]} px at level-0 {location} "
                 f"cannot be decoded ({error}) — copy the slide again from its source"
             ) from error
-        rgba = np.array(image)
+        rgba = np.asarray(image)
         # Between file tiles a fractional start leaves seams of partial alpha over correct colour;
         # real transparency is all or nothing.
-        rgba[..., 3] = np.where(rgba[..., 3] >= _OPAQUE_FROM, 255, 0)
-        return rgba, (location[0] / downsample, location[1] / downsample)
+        alpha = np.where(rgba[..., 3] >= _OPAQUE_FROM, np.uint8(255), np.uint8(0))
+        start = location[0] / downsample, location[1] / downsample
+        return Region(np.ascontiguousarray(rgba[..., :3]), alpha, start)
 
 
 def _true_downsamples(handle: openslide.OpenSlide) -> tuple[tuple[float, float], ...]:
