@@ -6,7 +6,8 @@ For synthetic slides: demos, tutorials and tests that need a slide of known cont
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,13 +16,23 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from wsi.errors import ConfigError
 from wsi.files import publish
+from wsi.slides.jpeg_tiles import SAMPLING, JpegCoding, Photometric, Subsampling
+from wsi.slides.vendor_headers import SOFTWARE, Dress, Scan, description
 
-Dress = Literal["generic", "aperio", "philips", "leica", "trestle"]
-Rounding = Literal["floor", "ceil"]
+__all__ = ["Dress", "Photometric", "Rounding", "Subsampling", "level_sizes", "pyramid"]
+__all__ += ["write_slide"]
 
-_TILE = 256
-_LEICA_MARGIN_NM = 100_000
+Rounding = Literal["floor", "ceil", "round"]
+Sizes = Sequence[tuple[int, int]]
+
+_TURN: dict[Rounding, Callable[[float], int]] = {
+    "floor": math.floor,
+    "ceil": math.ceil,
+    "round": lambda edge: math.floor(edge + 0.5),
+}
+_ROUNDING = 1e-9
 
 
 def pyramid(
@@ -40,163 +51,144 @@ def level_sizes(
     size0: tuple[int, int], levels: int, factor: float = 2.0, rounding: Rounding = "floor"
 ) -> list[tuple[int, int]]:
     """Return (w, h) of each level, rounded one way as scanners do."""
-    turn: Callable[[float], int] = math.floor if rounding == "floor" else math.ceil
-    return [
-        (max(1, turn(size0[0] / factor**k)), max(1, turn(size0[1] / factor**k)))
-        for k in range(levels)
-    ]
+
+    def turned(edge: int, k: int) -> int:
+        # 3072 / 3.2**2 is 300 and a bit in binary: no reason to round it up to 301.
+        exact = edge / factor**k
+        near = round(exact)
+        return max(1, near if abs(exact - near) < _ROUNDING * exact else _TURN[rounding](exact))
+
+    return [(turned(size0[0], k), turned(size0[1], k)) for k in range(levels)]
 
 
 def write_slide(
     path: Path,
     levels: Sequence[NDArray[np.uint8]],
     *,
-    mpp: float | None,
+    mpp: float | tuple[float, float] | None,
     dress: Dress = "generic",
     magnification: float = 40,
     quality: int = 85,
     lossless: bool = False,
+    tile: int = 256,
+    photometric: Photometric = "ycbcr",
+    subsampling: Subsampling | None = None,
+    shared_tables: bool = False,
+    bigtiff: bool = False,
+    missing: Sequence[tuple[int, int]] = (),
+    downsamples: Sequence[tuple[float, float]] | None = None,
+    offset0: tuple[int, int] = (0, 0),
 ) -> None:
     """Write a tiled TIFF of `levels` (uint8 (h, w, 3), finest first) that OpenSlide opens.
 
     Args:
-        mpp: um per level-0 pixel, stated the vendor's way; None states nothing.
-        lossless: deflate in place of JPEG (generic dress only).
+        mpp: um per level-0 pixel, one or (x, y), stated the vendor's way; None states nothing.
+        lossless: deflate in place of JPEG.
+        tile: edge of a file tile in pixels, a multiple of 16.
+        photometric: colour space of the JPEG streams.
+        subsampling: of chroma; 420 when not given, and RGB streams have none.
+        shared_tables: one JPEGTables tag and abbreviated tiles, as scanners write.
+        missing: (level, tile number row by row) of file tiles left out: byte count 0.
+        downsamples: level-0 pixels per level pixel (x, y) that a Philips header states; when not
+            given the whole factor, or the ratio of the sizes where no whole factor fits.
+        offset0: level-0 position of the scan on the glass (leica only).
+
+    Raises:
+        ConfigError: settings that contradict each other or name no tile of the slide.
     """
-    h, w = levels[0].shape[:2]
-    describe = _DESCRIPTIONS[dress]
-    options: dict[str, Any] = {"tile": (_TILE, _TILE), "photometric": "rgb", "metadata": None}
-    options |= {"compression": "zlib"} if lossless else _jpeg(quality)
-    with publish(path) as temporary, tifffile.TiffWriter(temporary) as tiff:
+    sizes = tuple((a.shape[1], a.shape[0]) for a in levels)
+    _check(sizes, tile, dress, photometric, subsampling, missing, offset0)
+    both = (mpp, mpp) if isinstance(mpp, int | float) else mpp
+    stated = tuple(downsamples or (_stated(sizes[0], size) for size in sizes))
+    scan = Scan(sizes, stated, both, magnification, (tile, tile), offset0)
+    coding = JpegCoding(quality, photometric, subsampling or "420", shared_tables)
+    encode = _deflated if lossless else coding.encode
+    with publish(path) as temporary, tifffile.TiffWriter(temporary, bigtiff=bigtiff) as tiff:
         for k, level in enumerate(levels):
-            size = level.shape[1], level.shape[0]
+            absent = {index for at, index in missing if at == k}
             tiff.write(
-                level,
-                description=describe(
-                    k, [(a.shape[1], a.shape[0]) for a in levels], mpp, magnification
-                ),
-                software=_SOFTWARE.get(dress, "wsi"),
-                subfiletype=1 if k and dress in ("philips", "generic") else 0,
-                **_resolution_tags(dress, mpp, (w / size[0], h / size[1])),
-                **options,
+                _encoded(level, tile, encode, absent),
+                shape=level.shape,
+                dtype=np.uint8,
+                tile=(tile, tile),
+                photometric="rgb",
+                metadata=None,
+                description=description(dress, scan, k),
+                software=SOFTWARE.get(dress, "wsi"),
+                subfiletype=1 if k and dress in ("philips", "generic", "ome") else 0,
+                subifds=len(levels) - 1 if dress == "ome" and not k else None,
+                **({"compression": "zlib"} if lossless else _jpeg_tags(coding)),
+                **_resolution_tags(dress, both, sizes, k),
             )
 
 
-def _jpeg(quality: int) -> dict[str, Any]:
-    return {"compression": "jpeg", "compressionargs": {"level": quality}}
+def _check(
+    sizes: Sizes,
+    tile: int,
+    dress: Dress,
+    photometric: Photometric,
+    subsampling: Subsampling | None,
+    missing: Sequence[tuple[int, int]],
+    offset0: tuple[int, int],
+) -> None:
+    if tile < 16 or tile % 16:
+        raise ConfigError(f"tile={tile}: TIFF tiles are multiples of 16 pixels — take 240 or 256")
+    if photometric == "rgb" and subsampling not in (None, "444"):
+        raise ConfigError(f"RGB streams have no chroma to subsample — leave out {subsampling}")
+    if dress != "leica" and offset0 != (0, 0):
+        raise ConfigError(f"{dress} slides begin at (0, 0) — only leica has offset0")
+    for level, index in missing:
+        if not 0 <= level < len(sizes):
+            raise ConfigError(f"missing: no level {level} — there are {len(sizes)}")
+        across, down = (math.ceil(edge / tile) for edge in sizes[level])
+        if not 0 <= index < across * down:
+            raise ConfigError(f"missing: no tile {index} on level {level} — {across * down} tiles")
+
+
+def _stated(size0: tuple[int, int], size: tuple[int, int]) -> tuple[float, float]:
+    """Return the whole factor where a remainder of less than a pixel explains the sizes."""
+
+    def scale(edge0: int, edge: int) -> float:
+        whole = round(edge0 / edge)
+        return whole if abs(edge0 - whole * edge) < whole else edge0 / edge
+
+    return scale(size0[0], size[0]), scale(size0[1], size[1])
+
+
+def _encoded(
+    level: NDArray[np.uint8],
+    tile: int,
+    encode: Callable[[NDArray[np.uint8]], bytes],
+    absent: set[int],
+) -> Iterator[bytes]:
+    """Yield the file tiles of a level, row by row; an absent one is empty."""
+    h, w = level.shape[:2]
+    corners = [(y, x) for y in range(0, h, tile) for x in range(0, w, tile)]
+    for index, (y, x) in enumerate(corners):
+        part = level[y : y + tile, x : x + tile]
+        rest = (0, tile - part.shape[0]), (0, tile - part.shape[1]), (0, 0)
+        # The last pixels go on beyond the edge: a step there would ring back into the slide.
+        yield b"" if index in absent else encode(np.pad(part, rest, mode="edge"))
+
+
+def _deflated(tile: NDArray[np.uint8]) -> bytes:
+    return zlib.compress(tile.tobytes(), 4)
+
+
+def _jpeg_tags(coding: JpegCoding) -> dict[str, Any]:
+    rgb = coding.photometric == "rgb"
+    return {
+        "compression": "jpeg",
+        "compressionargs": {"outcolorspace": coding.photometric},
+        "subsampling": (1, 1) if rgb else SAMPLING[coding.subsampling],
+        "jpegtables": coding.tables(),
+    }
 
 
 def _resolution_tags(
-    dress: Dress, mpp: float | None, downsample: tuple[float, float]
+    dress: Dress, mpp: tuple[float, float] | None, sizes: Sizes, level: int
 ) -> dict[str, Any]:
     if mpp is None or dress not in ("generic", "leica"):
         return {}
-    per_cm = [1e4 / (mpp * d) for d in downsample]
+    per_cm = [1e4 / m * n / n0 for m, n, n0 in zip(mpp, sizes[level], sizes[0], strict=True)]
     return {"resolution": (per_cm[0], per_cm[1]), "resolutionunit": "CENTIMETER"}
-
-
-Sizes = list[tuple[int, int]]
-
-
-def _generic(level: int, sizes: Sizes, mpp: float | None, magnification: float) -> str | None:
-    return None
-
-
-def _aperio(level: int, sizes: Sizes, mpp: float | None, magnification: float) -> str:
-    (w0, h0), (w, h) = sizes[0], sizes[level]
-    shape = f"{w0}x{h0} [0,0 {w0}x{h0}] ({_TILE}x{_TILE})"
-    if level:
-        shape += f" -> {w}x{h}"
-    stated = f"|MPP = {mpp}" if mpp else ""
-    return f"Aperio Image Library v11.0.0\n{shape} JPEG/RGB Q=85|AppMag = {magnification:g}{stated}"
-
-
-def _trestle(level: int, sizes: Sizes, mpp: float | None, magnification: float) -> str:
-    overlaps = " ".join("0 0" for _ in sizes)
-    return f"Objective Power={magnification:g};JPEG Quality=85;OverlapsXY={overlaps}"
-
-
-def _leica(level: int, sizes: Sizes, mpp: float | None, magnification: float) -> str | None:
-    if level:
-        return None
-    w, h = sizes[0]
-    nm = round((mpp or 0.5) * 1000 * w), round((mpp or 0.5) * 1000 * h)
-    # The glass must be larger than the scan, or the scan is taken for the macro image.
-    glass = nm[0] + _LEICA_MARGIN_NM, nm[1] + _LEICA_MARGIN_NM
-    dimensions = "".join(
-        f'<dimension sizeX="{a}" sizeY="{b}" r="{k}" ifd="{k}"/>' for k, (a, b) in enumerate(sizes)
-    )
-    return (
-        '<?xml version="1.0"?><scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01" '
-        f'uuid="urn:uuid:1"><collection name="c" uuid="urn:uuid:2" sizeX="{glass[0]}" '
-        f'sizeY="{glass[1]}"><image name="image_0000" uuid="urn:uuid:3">'
-        "<creationDate>2000-01-01T00:00:00Z</creationDate>"
-        '<device model="Leica SCN400" version="1"/>'
-        f'<pixels sizeX="{w}" sizeY="{h}">{dimensions}</pixels>'
-        f'<view sizeX="{nm[0]}" sizeY="{nm[1]}" offsetX="0" offsetY="0" spacingZ="0"/>'
-        f"<scanSettings><objectiveSettings><objective>{magnification:g}</objective>"
-        "</objectiveSettings><illuminationSettings><numericalAperture>0.4</numericalAperture>"
-        "<illuminationSource>brightfield</illuminationSource></illuminationSettings>"
-        "</scanSettings></image></collection></scn>"
-    )
-
-
-def _philips(level: int, sizes: Sizes, mpp: float | None, magnification: float) -> str | None:
-    if level:
-        return None
-
-    def attribute(name: str, group: str, element: str, kind: str, value: str) -> str:
-        return (
-            f'<Attribute Name="{name}" Group="{group}" Element="{element}" PMSVR="{kind}">'
-            f"{value}</Attribute>"
-        )
-
-    def spacing(k: int) -> str:
-        mm = (mpp or 0.25) / 1000 * round(sizes[0][0] / sizes[k][0])
-        quoted = f"&quot;{mm:.9f}&quot;"
-        return attribute(
-            "DICOM_PIXEL_SPACING", "0x0028", "0x0030", "IDoubleArray", f"{quoted} {quoted}"
-        )
-
-    representations = "".join(
-        '<DataObject ObjectType="PixelDataRepresentation">'
-        + spacing(k)
-        + attribute("PIIM_PIXEL_DATA_REPRESENTATION_NUMBER", "0x1001", "0x8B01", "IUInt16", str(k))
-        + "</DataObject>"
-        for k in range(len(sizes))
-    )
-    image = (
-        '<DataObject ObjectType="DPScannedImage">'
-        + attribute("PIM_DP_IMAGE_TYPE", "0x301D", "0x1004", "IString", "WSI")
-        + spacing(0)
-        + attribute(
-            "PIIM_PIXEL_DATA_REPRESENTATION_SEQUENCE",
-            "0x1001",
-            "0x8B00",
-            "IDataObjectArray",
-            f"<Array>{representations}</Array>",
-        )
-        + "</DataObject>"
-    )
-    return (
-        '<?xml version="1.0" encoding="UTF-8" ?><DataObject ObjectType="DPUfsImport">'
-        + attribute("DICOM_MANUFACTURER", "0x0008", "0x0070", "IString", "synthetic")
-        + attribute(
-            "PIM_DP_SCANNED_IMAGES",
-            "0x301D",
-            "0x1003",
-            "IDataObjectArray",
-            f"<Array>{image}</Array>",
-        )
-        + "</DataObject>"
-    )
-
-
-_DESCRIPTIONS: dict[Dress, Callable[[int, Sizes, float | None, float], str | None]] = {
-    "generic": _generic,
-    "aperio": _aperio,
-    "philips": _philips,
-    "leica": _leica,
-    "trestle": _trestle,
-}
-_SOFTWARE: dict[Dress, str] = {"philips": "Philips DP v1.0", "trestle": "MedScan"}
