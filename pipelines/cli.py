@@ -79,6 +79,7 @@ class Common:
 _talking: list[Console] = []  # through which an error reaches the log of the command at work
 COMMON = Common()
 Jobs = Annotated[int, Parameter(validator=Number(gte=1))]
+Settle = Annotated[float, Parameter(validator=Number(gte=0))]
 Replicates = Annotated[int, Parameter(validator=Number(gte=100))]
 Settings = Annotated[str, Parameter(help="a preset or YAML file, then key=value settings")]
 
@@ -117,25 +118,39 @@ def doctor(*, out: Path | None = None, common: Common = COMMON) -> int:
 
 
 @app.command(group=_DATA)
-def scan(*paths: Path, out: Path | None = None, common: Common = COMMON) -> int:
+def scan(
+    *paths: Annotated[str, Parameter(help="folders (searched below), slide files, tables")],
+    out: Path | None = None,
+    jobs: Jobs = 1,
+    settle: Settle = 0.0,
+    common: Common = COMMON,
+) -> int:
     """List slides: vendor, size, levels, resolution and where it comes from, or what is wrong.
 
-    Exit code 3 when a slide is unreadable or has no believable resolution.
+    Resolutions are counted by site: the site column of a table, else the first folder below the
+    one given. Exit code 3 when a slide is unreadable or has no believable resolution.
+    Example: wsi scan DIR --out OUT slides.no_mpp=assume slides.assume_mpp=0.25
 
     Parameters
     ----------
     paths
-        Folders (searched below), slide files, or tables with a path column.
+        Folders (searched below), slide files, or tables with a path column; then settings as
+        slides.*=value, to see what `wsi preprocess` would make of them.
     out
-        Also write the table as CSV; it can be edited and given to `wsi preprocess --slides`.
+        Also write the table: a CSV file, or slides.csv in a folder. A file that is in it already
+        and has not changed is not opened again. It can be edited and given to
+        `wsi preprocess --slides`.
+    jobs
+        Processes that open slides side by side.
+    settle
+        Report files that changed less than so many seconds ago as still being written. Off by
+        default; 60 is wise while slides are being copied.
     """
-    from pipelines.scan import run
-    from wsi.errors import ConfigError
-    from wsi.specs import SlidesSpec
+    from pipelines.scan import Options, places_and_settings, run, slides_csv_at
 
-    if not paths:
-        raise ConfigError("nothing to scan — give folders or slide files: wsi scan DIR")
-    return run(paths, out, SlidesSpec(), common.console())
+    places, spec = places_and_settings(paths)
+    table = slides_csv_at(out) if out is not None else None
+    return run(Options(places, table, jobs, settle), spec, common.console())
 
 
 @app.command(group=_DATA)
@@ -149,6 +164,7 @@ def preprocess(
     allow_quarantined: str = "0",
     retry_quarantined: Annotated[bool, Parameter(negative=())] = False,
     redo: Annotated[bool, Parameter(negative=())] = False,
+    settle: Settle = 0.0,
     dry_run: Annotated[bool, Parameter(negative=())] = False,
     common: Common = COMMON,
 ) -> int:
@@ -175,6 +191,9 @@ def preprocess(
         Try slides again that failed before and have not changed.
     redo
         Make bags again that were made with other settings.
+    settle
+        Leave files that changed less than so many seconds ago to the next run. Off by default;
+        60 is wise while slides are being copied.
     dry_run
         Say what would be done: slides, tiles, GB, what is unresolved.
     """
@@ -191,6 +210,7 @@ def preprocess(
         redo=redo,
         retry_quarantined=retry_quarantined,
         allow_quarantined=allow_quarantined,
+        settle=settle,
     )
     log = None if dry_run else out / "run.log"
     return run(load_config(settings), options, common.console(log))

@@ -13,12 +13,28 @@ from typing import Literal
 from pipelines.console import Console, Tracker
 from pipelines.overlay import write_located
 from pipelines.quarantine import Entry, failed, read_quarantine, write_quarantine
-from pipelines.scan import Surveyed, listed_slides, survey, unresolved_lines, write_slides_csv
+from pipelines.slides_csv import Surveyed
+from pipelines.survey import (
+    SETTLING,
+    listed_slides,
+    note_lines,
+    passed_over,
+    survey,
+    unresolved_lines,
+)
 from pipelines.workers import check_device, processes
 from wsi.bags import create_store
 from wsi.encoders import Encoder, encoder_info, load_encoder
-from wsi.errors import BagError, BagMismatchError, ConfigError, SlideError, WsiError
-from wsi.extract import Recipe, embed, locate, make_recipe, settle_tiling
+from wsi.errors import (
+    BagError,
+    BagMismatchError,
+    ConfigError,
+    NeedsUpsamplingError,
+    SlideError,
+    WsiError,
+)
+from wsi.extract import Recipe, Tiling, embed, locate, make_recipe, settle_tiling
+from wsi.findings import few
 from wsi.slides import open_slide
 from wsi.specs import Config
 from wsi.tissue import METHODS
@@ -26,7 +42,15 @@ from wsi.tissue import METHODS
 Until = Literal["tissue", "tiles", "bags"]
 
 _SAMPLE = 40  # slides whose tissue is looked for in a dry run; the rest is extrapolated
-_TRANSIENT = ("no-mpp", "implausible-mpp", "open-failed", "unsupported-format", "missing-file")
+_TRANSIENT = (
+    "no-mpp",
+    "implausible-mpp",
+    "open-failed",
+    "unsupported-format",
+    "missing-file",
+    "io-error",
+    SETTLING,
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +66,7 @@ class Options:
     redo: bool = False
     retry_quarantined: bool = False
     allow_quarantined: str = "0"
+    settle: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -72,17 +97,10 @@ def run(config: Config, options: Options, console: Console) -> int:
     allowed_quarantined(options.allow_quarantined, 0)
     METHODS.check(config.tissue.method.name, config.tissue.method.params)
     encoder_info(config.encoder)
-    files = listed_slides(options.slides)
-    if not files:
-        raise ConfigError(f"no slides below {options.slides[0]} — check the path")
-    found = survey(files, config.slides, console)
+    found = _survey(config, options, console)
     unresolved = [item for item in found if item.status != "ok"]
-    for line in unresolved_lines(found):
-        console.warn(line)
     if options.dry_run:
         return _plan(config, options, found, console)
-    options.out.mkdir(parents=True, exist_ok=True)
-    write_slides_csv(found, options.out / "slides.csv")
     if config.slides.no_mpp == "stop" and any(i.status.endswith("mpp") for i in unresolved):
         console.warn("stopped before computing, as slides.no_mpp=stop asks")
         return 3
@@ -91,6 +109,50 @@ def run(config: Config, options: Options, console: Console) -> int:
     folder = recipe_folder(options.out, recipe.name, config.store) if recipe else options.out
     work = Work(config, recipe, folder, options.out, options.device, options.until)
     return _Run(work, options, found, console, encoder).go()
+
+
+def _survey(config: Config, options: Options, console: Console) -> list[Surveyed]:
+    """Return all slides looked at, after saying what is wrong with which."""
+    sources = listed_slides(options.slides)
+    if not sources.files:
+        raise ConfigError(f"no slides below {options.slides[0]} — check the path")
+    found = survey(
+        sources,
+        config.slides,
+        console,
+        jobs=options.jobs,
+        settle=options.settle,
+        slides_csv=options.out / "slides.csv",
+        keep=not options.dry_run,
+    )
+    tiling = settle_tiling(config.tiling, encoder_info(config.encoder))
+    for line in (*unresolved_lines(found), *too_coarse_lines(found, tiling)):
+        console.warn(line)
+    for line in (*note_lines(found), *passed_over(sources)):
+        console.say(line)
+    return found
+
+
+def is_too_coarse(item: Surveyed, tiling: Tiling) -> bool:
+    """Return whether a slide with a resolution is coarser than the tiling allows."""
+    if item.status != "ok" or item.info is None:
+        return False
+    try:
+        item.info.check_upsampling(tiling.mpp, tiling.max_upsampling)
+    except NeedsUpsamplingError:
+        return True
+    return False
+
+
+def too_coarse_lines(found: Sequence[Surveyed], tiling: Tiling) -> list[str]:
+    """Return a line that names the slides coarser than the tiling allows, if there are any."""
+    ids = [item.file.slide_id for item in found if is_too_coarse(item, tiling)]
+    if not ids:
+        return []
+    return [
+        f"needs-upsampling: {len(ids)} slides ({few(ids)}) are coarser than tiling.mpp="
+        f"{tiling.mpp:g} — ask for a coarser tiling.mpp, or allow it with tiling.max_upsampling"
+    ]
 
 
 def recipe_folder(out: Path, recipe: str, store: str) -> Path:
@@ -350,9 +412,9 @@ def allowed_quarantined(text: str, total: int) -> int:
 
 def _plan(config: Config, options: Options, found: Sequence[Surveyed], console: Console) -> int:
     """Say what a run would do; nothing is written."""
-    usable = [item for item in found if item.status == "ok"]
     encoder = encoder_info(config.encoder)
     tiling = settle_tiling(config.tiling, encoder)
+    usable = [item for item in found if item.status == "ok" and not is_too_coarse(item, tiling)]
     sample = usable[:: max(1, len(usable) // _SAMPLE)]
     counts = []
     with console.progress("looking for tissue", len(sample)) as track:

@@ -2,173 +2,149 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+from pipelines.config import load_config
 from pipelines.console import Console
-from wsi.cohorts import read_slide_table
-from wsi.errors import CohortError, SlideError
-from wsi.files import check_slide_id, publish_bytes
+from pipelines.slides_csv import STABLE, Surveyed
+from pipelines.survey import (
+    Sources,
+    listed_slides,
+    note_lines,
+    passed_over,
+    survey,
+    unresolved_lines,
+)
+from wsi.errors import ConfigError
 from wsi.findings import few
-from wsi.slides import SlideFile, SlideInfo, find_slides, open_slide
+from wsi.slides.histogram import MppBin, mpp_bins
 from wsi.specs import SlidesSpec
 
-COLUMNS: tuple[str, ...] = (
-    "slide_id",
-    "path",
-    "vendor",
-    "width",
-    "height",
-    "levels",
-    "mpp",
-    "mpp_source",
-    "magnification",
-    "status",
-    "reason",
-)
-TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".xlsx")
+_SHOWN = tuple(c for c in (*STABLE, "reader", "icc") if c not in ("path", "reason"))
 
 
 @dataclass(frozen=True)
-class Surveyed:
-    """One slide as found: its facts, or why it cannot be used.
+class Options:
+    """What the command line decides beside the settings.
 
     Attributes:
-        status: `ok`, or the word that quarantine.csv uses: `no-mpp`, `open-failed`, ...
-        reason: one line for people, with what to do next.
+        out: where slides.csv is read from and written to, or None.
     """
 
-    file: SlideFile
-    info: SlideInfo | None
-    status: str
-    reason: str
-
-    def row(self) -> dict[str, str]:
-        """Return the row of slides.csv."""
-        info = self.info
-        facts = {"slide_id": self.file.slide_id, "path": str(self.file.path)}
-        if info is not None:
-            facts |= {
-                "vendor": info.vendor,
-                "width": str(info.size0[0]),
-                "height": str(info.size0[1]),
-                "levels": str(len(info.level_sizes)),
-                "mpp": "" if info.mpp is None else _mpp_text(info.mpp),
-                "mpp_source": info.mpp_source,
-                "magnification": f"{info.magnification:g}" if info.magnification else "",
-            }
-        facts |= {"status": self.status, "reason": self.reason}
-        return {column: facts.get(column, "") for column in COLUMNS}
+    paths: tuple[Path, ...]
+    out: Path | None = None
+    jobs: int = 1
+    settle: float = 0.0
 
 
-def listed_slides(sources: Iterable[Path]) -> list[SlideFile]:
-    """Return the slides of folders, files, and tables with a path column.
+def run(options: Options, spec: SlidesSpec, console: Console) -> int:
+    """Print (and write) what every slide is; 3 when one is unreadable or unresolved."""
+    sources = listed_slides(options.paths)
+    if not sources.files:
+        for line in passed_over(sources):
+            console.say(line)
+        console.warn(f"no slides below {', '.join(map(str, options.paths))} — check the path")
+        return 3
+    found = survey(
+        sources,
+        spec,
+        console,
+        jobs=options.jobs,
+        settle=options.settle,
+        slides_csv=options.out,
+    )
+    bins = mpp_bins((item.file.site, item.info) for item in found if item.info is not None)
+    console.table(_SHOWN, (_shown(item) for item in found), "slides")
+    console.result(_document(found, bins, sources))
+    for line in (*unresolved_lines(found), *note_lines(found), *histogram_lines(bins)):
+        console.say(line)
+    for line in passed_over(sources):
+        console.say(line)
+    if options.out is not None:
+        console.say(f"wrote {options.out}")
+    bad = sum(item.status != "ok" for item in found)
+    console.say(f"{len(found)} slides: {len(found) - bad} ready, {bad} not")
+    return 3 if bad or sources.closed else 0
+
+
+def places_and_settings(words: Sequence[str]) -> tuple[tuple[Path, ...], SlidesSpec]:
+    """Return the paths among the words of a command line, and its settings of slides.
 
     Raises:
-        ConfigError: a source does not exist.
-        CohortError: a table is malformed.
+        ConfigError: no path, or a setting that has nothing to do with opening slides.
     """
-    files: list[SlideFile] = []
-    plain: list[Path] = []
-    for source in sources:
-        if source.suffix.lower() in TABLE_SUFFIXES and source.is_file():
-            files += _from_table(source)
-        else:
-            plain.append(source)
-    return files + find_slides(plain)
+    settings = [word for word in words if "=" in word and not Path(word).exists()]
+    configs = [word for word in words if Path(word).suffix.lower() in (".yaml", ".yml")]
+    idle = [word for word in settings if not word.startswith("slides.")]
+    if idle:
+        raise ConfigError(f"{idle[0]}: a scan takes only settings of slides.* — leave it out")
+    places = tuple(Path(word) for word in words if word not in (*settings, *configs))
+    if not places:
+        raise ConfigError("nothing to scan — give folders or slide files: wsi scan DIR")
+    return places, load_config([*configs, *settings]).slides
 
 
-def survey(files: Sequence[SlideFile], spec: SlidesSpec, console: Console) -> list[Surveyed]:
-    """Return every slide's facts; a slide that cannot be opened is a row, not an error."""
-    with console.progress("opening slides", len(files)) as track:
-        found = []
-        for file in files:
-            found.append(survey_one(file, spec))
-            track.advance()
-    return found
+def slides_csv_at(out: Path) -> Path:
+    """Return the table that `--out` means: the file itself, or slides.csv in a folder."""
+    return out if out.suffix and not out.is_dir() else out / "slides.csv"
 
 
-def survey_one(file: SlideFile, spec: SlidesSpec) -> Surveyed:
-    """Return one slide's facts."""
-    try:
-        check_slide_id(file.slide_id)
-    except CohortError as error:
-        shown = SlideFile(_printable(file.slide_id), Path(_printable(str(file.path))))
-        return Surveyed(shown, None, "unusable-name", str(error))
-    try:
-        with open_slide(file.path, file.slide_id, mpp=file.mpp, spec=spec) as slide:
-            info = slide.info
-    except SlideError as error:
-        return Surveyed(file, None, error.reason, str(error))
-    except OSError as error:
-        reason = f"{file.path.name} cannot be read ({error.strerror}) — check the file and its disk"
-        return Surveyed(file, None, "io-error", reason)
-    status = "ok" if info.mpp_state == "ok" else info.mpp_state
-    return Surveyed(file, info, status, "; ".join(info.notes))
-
-
-def write_slides_csv(found: Sequence[Surveyed], path: Path) -> None:
-    """Write the table of slides to `path`."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(item.row() for item in found)
-    publish_bytes(path, text.getvalue().encode())
-
-
-def run(paths: Sequence[Path], out: Path | None, spec: SlidesSpec, console: Console) -> int:
-    """Print (and write) what every slide is; 3 when one is unreadable or unresolved."""
-    files = listed_slides(paths)
-    if not files:
-        console.warn(f"no slides below {', '.join(str(p) for p in paths)} — check the path")
-        return 3
-    found = survey(files, spec, console)
-    rows = [item.row() for item in found]
-    shown = [c for c in COLUMNS if c not in ("path", "reason")]
-    console.table(shown, ([row[c] for c in shown] for row in rows), "slides")
-    console.result(rows)
-    bad = [item for item in found if item.status != "ok"]
-    for line in unresolved_lines(found):
-        console.say(line)
-    for item in found:
-        if item.status == "ok" and item.reason:
-            console.say(f"note: {item.file.slide_id}: {item.reason}")
-    if out is not None:
-        write_slides_csv(found, out)
-        console.say(f"wrote {out}")
-    console.say(f"{len(found)} slides: {len(found) - len(bad)} ready, {len(bad)} not")
-    return 3 if bad else 0
-
-
-def unresolved_lines(found: Sequence[Surveyed]) -> list[str]:
-    """Return one line per problem: status, the slides that share it, and what to do."""
-    groups: dict[tuple[str, str], list[str]] = {}
-    for item in found:
-        if item.status != "ok":
-            groups.setdefault((item.status, item.reason), []).append(item.file.slide_id)
-    return [
-        f"{status}: {ids[0]}: {reason}"
-        if len(ids) == 1
-        else f"{status}: {len(ids)} slides ({few(ids)}): {reason}"
-        for (status, reason), ids in groups.items()
+def histogram_lines(bins: Sequence[MppBin]) -> list[str]:
+    """Return um per pixel by site as lines of a small table, and the slides that stand out."""
+    if not bins:
+        return []
+    table = [("site", "um/px", "slides", "vendor", "source")]
+    table += [
+        (
+            found.site or "-",
+            "none" if found.mpp is None else f"{found.mpp:.4g}",
+            str(len(found.slide_ids)),
+            _counted(found.vendors),
+            _counted(found.sources),
+        )
+        for found in bins
     ]
+    widths = [max(len(row[k]) for row in table) for k in range(len(table[0]))]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in table]
+    return [*(f"  {line}" for line in lines), *_outliers(bins)]
 
 
-def _from_table(path: Path) -> list[SlideFile]:
-    rows = read_slide_table(path)
-    return [
-        SlideFile(row.slide_id, row.path or path.parent / row.slide_id, row.mpp) for row in rows
-    ]
+def _outliers(bins: Sequence[MppBin]) -> list[str]:
+    lines = []
+    for found in bins:
+        if found.outlying:
+            here = [b for b in bins if b.site == found.site and b.mpp is not None]
+            counts = ", ".join(f"{b.mpp:.4g} x{len(b.slide_ids)}" for b in here)
+            where = f"{found.site}: " if found.site else ""
+            lines.append(f"outliers: {where}{counts}: {few(found.slide_ids)} ({found.mpp:.4g})")
+    return lines
 
 
-def _printable(text: str) -> str:
-    """Return `text` for tables and logs: line breaks, and bytes that are no text, are escaped."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+def _counted(counts: Mapping[str, int]) -> str:
+    if len(counts) == 1:
+        return next(iter(counts))
+    return ", ".join(f"{word} {n}" for word, n in counts.items())
 
 
-def _mpp_text(mpp: tuple[float, float]) -> str:
-    x, y = (f"{value:.6g}" for value in mpp)
-    return x if x == y else f"{x} x {y}"
+def _shown(item: Surveyed) -> list[str]:
+    row = item.row()
+    if item.info and item.info.mpp and not row["mpp"]:
+        row["mpp"] = " x ".join(f"{value:.6g}" for value in item.info.mpp)
+    return [row[column] for column in _SHOWN]
+
+
+def _document(
+    found: Sequence[Surveyed], bins: Sequence[MppBin], sources: Sources
+) -> dict[str, Any]:
+    ready = sum(item.status == "ok" for item in found)
+    return {
+        "slides": [item.facts() for item in found],
+        "mpp_by_site": [asdict(found) for found in bins],
+        "ignored": dict(sources.ignored),
+        "closed": [str(folder) for folder in sources.closed],
+        "ready": ready,
+        "not_ready": len(found) - ready,
+    }

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.cli import run_command
-from pipelines.scan import COLUMNS
+from pipelines.slides_csv import COLUMNS
 from wsi.slides.dress import pyramid, write_slide
 
 
@@ -85,8 +85,8 @@ def test_bad_slides_are_rows_with_reasons_and_exit_code_3(
 def test_json_is_one_document_on_stdout(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert scan(mixed, "--json") == 3
     listed = json.loads(capsys.readouterr().out)
-    assert len(listed) == 8
-    assert {tuple(row) for row in listed} == {COLUMNS}
+    assert len(listed["slides"]) == 8
+    assert {tuple(row) for row in listed["slides"]} == {COLUMNS}
 
 
 def test_the_table_written_can_be_given_back(slide_folder: Path, tmp_path: Path) -> None:
@@ -150,4 +150,4 @@ def test_the_command_runs_as_a_program_without_torch(slide_folder: Path) -> None
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert len(json.loads(done.stdout)) == 4
+    assert len(json.loads(done.stdout)["slides"]) == 4

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from wsi.slides.archive import SlideFile, find_slides
+from wsi.slides.archive import Archive, SlideFile, find_slides, search_archive
 from wsi.slides.base import Slide, SlideInfo, Thumbnail
 from wsi.slides.open import READERS, open_slide
+from wsi.slides.parts import FileStamp, stamp_of
 from wsi.slides.resolution import Resolution, resolve_mpp
 
 __all__ = [
     "READERS",
+    "Archive",
+    "FileStamp",
     "Resolution",
     "Slide",
     "SlideFile",
@@ -17,4 +20,6 @@ __all__ = [
     "find_slides",
     "open_slide",
     "resolve_mpp",
+    "search_archive",
+    "stamp_of",
 ]

@@ -5,14 +5,19 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from wsi.specs import MPP_RANGE
 
 State = Literal["ok", "no-mpp", "implausible-mpp"]
 
-_ANISOTROPY = 0.02
+ANISOTROPY = 0.02
+"""Two resolutions that differ by more than 2 % are not the same."""
+
+TABLE_WINS = "the table outranks the slide itself"
+"""How a note begins where table and metadata contradict each other."""
+
 _DESCRIPTION_LIMIT = 1 << 20  # a vendor's XML is a few KiB; more is not worth parsing
 _UM_PER_UNIT = {"nm": 1e-3, "µm": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4}
 # Vendors whose resolution is written by the scanner. In a generic TIFF it may be an editor's
@@ -50,9 +55,12 @@ def resolve_mpp(
     Args:
         properties: OpenSlide's properties.
     """
-    if table_mpp is not None:
-        return _judged((table_mpp, table_mpp), "table", properties)
     found = _from_openslide(properties) or _from_ome(properties)
+    if table_mpp is not None:
+        given = _judged((table_mpp, table_mpp), "table", properties)
+        if given.state != "ok" or found is None:
+            return given
+        return replace(given, notes=given.notes + _contradiction(table_mpp, *found))
     if found is not None:
         # One value for all slides fills gaps; it never contradicts what a slide itself says.
         return _judged(*found, properties)
@@ -61,6 +69,15 @@ def resolve_mpp(
     if assume_mpp:
         return Resolution((assume_mpp, assume_mpp), "assumed", "ok", ("resolution assumed",))
     return Resolution(None, "none", "no-mpp", (f"no resolution in its metadata — {REMEDY}",))
+
+
+def _contradiction(table_mpp: float, own: tuple[float, float], source: str) -> tuple[str, ...]:
+    """Return a note when the slide itself says something else than the table."""
+    if all(abs(value / table_mpp - 1) <= ANISOTROPY for value in own):
+        return ()
+    x, y = (f"{value:.4g}" for value in own)
+    stated = x if x == y else f"{x} x {y}"
+    return (f"{TABLE_WINS}: {table_mpp:.4g} um/px, where {source} says {stated}",)
 
 
 def _judged(mpp: tuple[float, float], source: str, properties: Mapping[str, str]) -> Resolution:
@@ -72,7 +89,7 @@ def _judged(mpp: tuple[float, float], source: str, properties: Mapping[str, str]
         )
         return Resolution(None, source, "implausible-mpp", (reason,))
     notes = []
-    if abs(mpp[0] - mpp[1]) > _ANISOTROPY * min(mpp):
+    if abs(mpp[0] - mpp[1]) > ANISOTROPY * min(mpp):
         notes.append(f"x and y differ: {mpp[0]:.4g} and {mpp[1]:.4g} um/px")
     power = _power(properties)
     if power and not 0.6 < mpp[0] * power / 10 < 1.67:

@@ -1,0 +1,78 @@
+"""How many slides of each site have which resolution, in bins that follow the values."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from wsi.slides.base import SlideInfo
+
+BIN_WIDTH = 0.02
+"""A bin ends where a value is more than 2 % above its smallest."""
+
+_OUTLYING_SHARE = 0.05
+_ENOUGH = 10  # resolved slides of a site below which nothing can be called usual
+
+
+@dataclass(frozen=True)
+class MppBin:
+    """Slides of one site with about the same resolution.
+
+    Attributes:
+        mpp: median um per level-0 pixel, x and y averaged; None for slides without.
+        slide_ids: in order.
+        vendors: how many slides of which vendor.
+        sources: how many slides have it from where: openslide, table, ...
+        outlying: few of a site that has a usual resolution, so worth a look.
+    """
+
+    site: str
+    mpp: float | None
+    slide_ids: tuple[str, ...]
+    vendors: Mapping[str, int]
+    sources: Mapping[str, int]
+    outlying: bool = False
+
+
+def mpp_bins(slides: Iterable[tuple[str, SlideInfo]]) -> list[MppBin]:
+    """Return the bins of every site, the finest resolution first and slides without one last.
+
+    Args:
+        slides: site and facts of each slide that could be opened.
+    """
+    by_site: dict[str, list[SlideInfo]] = defaultdict(list)
+    for site, info in slides:
+        by_site[site].append(info)
+    return [found for site in sorted(by_site) for found in _bins_of(site, by_site[site])]
+
+
+def _bins_of(site: str, infos: list[SlideInfo]) -> list[MppBin]:
+    known = sorted((i for i in infos if i.mpp is not None), key=lambda i: (_mean(i), i.slide_id))
+    groups: list[list[SlideInfo]] = []
+    for info in known:
+        if groups and _mean(info) <= _mean(groups[-1][0]) * (1 + BIN_WIDTH):
+            groups[-1].append(info)
+        else:
+            groups.append([info])
+    few = max(1, int(_OUTLYING_SHARE * len(known)))
+    bins = [_bin(site, g, len(known) >= _ENOUGH and len(g) <= few) for g in groups]
+    unknown = [i for i in infos if i.mpp is None]
+    return [*bins, _bin(site, unknown, False)] if unknown else bins
+
+
+def _bin(site: str, infos: list[SlideInfo], outlying: bool) -> MppBin:
+    return MppBin(
+        site,
+        None if infos[0].mpp is None else statistics.median(map(_mean, infos)),
+        tuple(sorted(info.slide_id for info in infos)),
+        dict(Counter(info.vendor for info in infos).most_common()),
+        dict(Counter(info.mpp_source for info in infos).most_common()),
+        outlying,
+    )
+
+
+def _mean(info: SlideInfo) -> float:
+    x, y = info.mpp or (0.0, 0.0)
+    return (x + y) / 2
