@@ -119,7 +119,7 @@ def doctor(*, out: Path | None = None, common: Common = COMMON) -> int:
 
 @app.command(group=_DATA)
 def scan(
-    *paths: Annotated[str, Parameter(help="folders (searched below), slide files, tables")],
+    *paths: str,
     out: Path | None = None,
     jobs: Jobs = 1,
     settle: Settle = 0.0,
@@ -129,22 +129,21 @@ def scan(
 
     Resolutions are counted by site: the site column of a table, else the first folder below the
     one given. Exit code 3 when a slide is unreadable or has no believable resolution.
+
     Example: wsi scan DIR --out OUT slides.no_mpp=assume slides.assume_mpp=0.25
 
     Parameters
     ----------
     paths
-        Folders (searched below), slide files, or tables with a path column; then settings as
-        slides.*=value, to see what `wsi preprocess` would make of them.
+        Folders (searched below), slide files, tables with a path column; slides.*=value settings.
     out
-        Also write the table: a CSV file, or slides.csv in a folder. A file that is in it already
-        and has not changed is not opened again. It can be edited and given to
-        `wsi preprocess --slides`.
+        Also write the table, as this CSV or as slides.csv in this folder; slides in it that have
+        not changed are not opened again. Edit it and give it to `wsi preprocess --slides`.
     jobs
         Processes that open slides side by side.
     settle
-        Report files that changed less than so many seconds ago as still being written. Off by
-        default; 60 is wise while slides are being copied.
+        Report files changed less than so many seconds ago as still being written; 0 is never, 60
+        is wise while slides are being copied.
     """
     from pipelines.scan import Options, places_and_settings, run, slides_csv_at
 
@@ -192,8 +191,8 @@ def preprocess(
     redo
         Make bags again that were made with other settings.
     settle
-        Leave files that changed less than so many seconds ago to the next run. Off by default;
-        60 is wise while slides are being copied.
+        Leave files changed less than so many seconds ago to the next run; 0 is never, 60 is wise
+        while slides are being copied.
     dry_run
         Say what would be done: slides, tiles, GB, what is unresolved.
     """
