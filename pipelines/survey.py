@@ -95,6 +95,7 @@ def _from_table(path: Path) -> tuple[list[SlideFile], dict[str, Row]]:
             row.path or path.parent / row.slide_id,
             given_mpp(cells[row.line]) if ours else row.mpp,
             row.site or "",
+            row.tissue,
         )
         for row in rows
     ]

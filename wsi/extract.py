@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -14,7 +14,7 @@ from wsi.errors import ConfigError, RegionError
 from wsi.slides import Slide, SlideInfo, Thumbnail
 from wsi.specs import Config, TilingSpec, TissueSpec
 from wsi.tiling import TileGrid, make_grid
-from wsi.tissue import TissueMask, find_tissue
+from wsi.tissue import OwnTissue, TissueMask, find_tissue
 
 if TYPE_CHECKING:
     from wsi.encoders import Encoder, EncoderInfo
@@ -52,8 +52,16 @@ class Recipe:
         encoder = self.encoder["name"].replace("/", "--").replace(":", "-")
         return f"{encoder}_{self.tiling.mpp:g}um_{self.tiling.tile_px}px"
 
-    def provenance(self, info: SlideInfo, located: Located | None = None) -> Provenance:
-        """Return what a bag of this slide is made from; its key needs no tissue search."""
+    def provenance(
+        self, info: SlideInfo, located: Located | None = None, own: OwnTissue | None = None
+    ) -> Provenance:
+        """Return what a bag of this slide is made from; its key needs no tissue search.
+
+        Args:
+            located: adds what was found; it brings its own `own`.
+            own: what this slide has in place of the common tissue settings.
+        """
+        own = located.own if located else own or OwnTissue()
         slide = {
             "fingerprint": info.fingerprint,
             "mpp": info.mpp,
@@ -65,6 +73,7 @@ class Recipe:
         }
         tiling: dict[str, Any] = {"settings": asdict(self.tiling)}
         tissue: dict[str, Any] = {"settings": self.tissue.model_dump(mode="json")}
+        tissue |= own.provenance(self.tissue)
         if located is not None:
             grid = located.grid
             tiling["resolved"] = {
@@ -85,6 +94,7 @@ class Located:
     tissue: TissueMask
     grid: TileGrid
     thumbnail: Thumbnail
+    own: OwnTissue = field(default_factory=OwnTissue)
 
 
 def settle_tiling(spec: TilingSpec, encoder: EncoderInfo) -> Tiling:
@@ -110,8 +120,13 @@ def make_recipe(config: Config, encoder: Encoder) -> Recipe:
     return Recipe(tiling, config.tissue, described, config.precision)
 
 
-def locate(slide: Slide, tissue: TissueSpec, tiling: Tiling) -> Located:
+def locate(
+    slide: Slide, tissue: TissueSpec, tiling: Tiling, own: OwnTissue | None = None
+) -> Located:
     """Return the tissue and tiles of a slide.
+
+    Args:
+        own: settings of this slide in place of `tissue`, and shapes that change its mask.
 
     Raises:
         MissingMppError: the slide has no believable resolution.
@@ -119,7 +134,9 @@ def locate(slide: Slide, tissue: TissueSpec, tiling: Tiling) -> Located:
         RegionError: its thumbnail cannot be decoded.
     """
     slide.info.check_upsampling(tiling.mpp, tiling.max_upsampling)
-    mask, thumbnail = find_tissue(slide, tissue)
+    own = own or OwnTissue()
+    mask, thumbnail = find_tissue(slide, own.spec or tissue)
+    mask = own.edits.apply(mask)
     grid = make_grid(
         slide.info,
         mask.fraction,
@@ -129,7 +146,7 @@ def locate(slide: Slide, tissue: TissueSpec, tiling: Tiling) -> Located:
         min_tissue=tiling.min_tissue,
         max_upsampling=tiling.max_upsampling,
     )
-    return Located(mask, grid, thumbnail)
+    return Located(mask, grid, thumbnail, own)
 
 
 def embed(

@@ -35,8 +35,10 @@ class Provenance:
         tiling: `settings` (mpp, tile_px, stride_um, min_tissue, max_upsampling), which enter the
             keys, and `resolved` (size0, level, mpp0 ... of this slide), which does not.
         encoder: `Encoder.describe()`, with its `fingerprint`.
-        tissue: `settings` (method and parameters), which enter the keys; `mask`, the hash of an
-            edited mask, enters `key` alone; anything else enters neither.
+        tissue: `settings` (method and parameters), which enter the keys; `mask`, the hash of
+            edited shapes, and `overrides`, settings of this slide alone, enter `key` alone: such
+            bags belong to the set, so training takes them, and their sidecars say so. Anything
+            else enters neither.
         precision: of the stored features.
 
     Raises:
@@ -63,8 +65,10 @@ class Provenance:
         """Return the SHA-256 of everything the features depend on."""
         # The resolution may come from the user's table, so the same file may be tiled anew.
         slide = {"slide": self.slide["fingerprint"], "mpp": self.slide.get("mpp")}
-        mask = {"mask": self.tissue.get("mask")}
-        return sha256_json({"schema": SCHEMA, **slide, **mask, **self.recipe})
+        own: Json = {"mask": self.tissue.get("mask")}
+        if self.tissue.get("overrides"):  # absent from the keys of bags written before there were
+            own["overrides"] = self.tissue["overrides"]
+        return sha256_json({"schema": SCHEMA, **slide, **own, **self.recipe})
 
     @property
     def recipe_key(self) -> str:

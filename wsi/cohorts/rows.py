@@ -6,7 +6,7 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from wsi.cohorts.cells import Line, Table
@@ -41,6 +41,7 @@ class SlideRow:
         split: `train`, `val` or `test` of an official split.
         mpp: um per level-0 pixel, when the table overrides the slide's own.
         line: line of the table, counted from 1 with the header.
+        tissue: tissue settings of this slide alone, as text by name; slide tables only.
     """
 
     slide_id: str
@@ -51,6 +52,7 @@ class SlideRow:
     split: str | None = None
     mpp: float | None = None
     line: int = 0
+    tissue: Mapping[str, str] = field(default_factory=dict)
 
 
 def parse_rows(
@@ -60,8 +62,15 @@ def parse_rows(
     *,
     require_label: bool,
     require_patient: bool = True,
+    settings: Mapping[str, str] | None = None,
 ) -> tuple[tuple[SlideRow, ...], list[Finding]]:
-    """Return the rows that can be read, identical ones merged, and every problem of the table."""
+    """Return the rows that can be read, identical ones merged, and every problem of the table.
+
+    Rows that hold the settings of a site are no slides, and are left out.
+
+    Args:
+        settings: which tissue setting a column holds.
+    """
     names = {"label": label_column}
     for canonical in ("slide_id", "patient_id", "path", "site", "split", "mpp"):
         names[canonical] = table.column(canonical)
@@ -69,13 +78,20 @@ def parse_rows(
         table.require("patient_id")
     if names["slide_id"] is None and names["path"] is None:
         table.require("slide_id")
-    parser = _Parser(table, names, classes, require_label, require_patient)
-    rows = [row for line in table.lines if (row := parser.row(line)) is not None]
-    if not table.lines:
+    parser = _Parser(table, names, classes, require_label, require_patient, settings or {})
+    lines = [line for line in table.lines if not is_site_line(table, line)]
+    rows = [row for line in lines if (row := parser.row(line)) is not None]
+    if not lines:
         parser.findings.append(Finding("error", "empty", "no rows below the header"))
     merged = _merge(table, rows, parser.findings)
     parser.findings += _leaking_patients(merged)
     return merged, sorted(parser.findings, key=lambda finding: finding.line or 0)
+
+
+def is_site_line(table: Table, line: Line) -> bool:
+    """Return whether a line is no slide, but holds the settings of all slides of its site."""
+    column = table.column("slide_id")
+    return column is not None and line.cells[column] == "*"
 
 
 class _Parser:
@@ -88,12 +104,14 @@ class _Parser:
         classes: Sequence[str] | None,
         require_label: bool,
         require_patient: bool,
+        settings: Mapping[str, str],
     ) -> None:
         self.table = table
         self.names = names
         self.classes = classes
         self.require_label = require_label
         self.require_patient = require_patient
+        self.settings = settings
         self.findings: list[Finding] = []
         self._derived = _ids_from_paths(self._texts("path"))
 
@@ -121,6 +139,7 @@ class _Parser:
             self._split(line, slide_id),
             self._mpp(line, slide_id),
             line.number,
+            {name: line.cells[c] for c, name in self.settings.items() if line.cells[c]},
         )
 
     def _usable(self, line: Line, slide_id: str) -> bool:

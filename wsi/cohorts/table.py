@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsi.cohorts.cells import Table, read_table
+from wsi.cohorts.own import setting_columns, with_site_settings
 from wsi.cohorts.rows import SlideRow, bad_cell, parse_rows
 from wsi.errors import CohortError, ConfigError, LeakageError
 from wsi.findings import Finding, errors_among, few, sentence
@@ -59,7 +60,9 @@ def read_cohort(
 def read_slide_table(path: Path | str) -> list[SlideRow]:
     """Return the slides of a table that needs neither labels nor patients.
 
-    A row without a slide_id takes its path relative to the table, without extension.
+    A row without a slide_id takes its path relative to the table, without extension. Columns
+    `tissue.<setting>` are settings of single slides, and of a whole site in a row whose slide_id
+    is `*`; every row comes with what applies to it.
 
     Raises:
         ConfigError: no such file, or no column with slide paths.
@@ -68,14 +71,19 @@ def read_slide_table(path: Path | str) -> list[SlideRow]:
     path = Path(path)
     table = read_table(path)
     table.require("path")
-    rows, findings = parse_rows(table, None, None, require_label=False, require_patient=False)
+    columns, misnamed = setting_columns(table)
+    rows, findings = parse_rows(
+        table, None, None, require_label=False, require_patient=False, settings=columns
+    )
+    rows, bad_settings = with_site_settings(table, columns, rows)
+    findings = [*misnamed, *findings, *bad_settings]
     pathless = [
         bad_cell(table, row.line, table.column("path"), "missing path", "path", row.slide_id)
         for row in rows
         if row.path is None
     ]
     _refuse(path, [*errors_among(findings), *pathless])
-    return list(rows)
+    return rows
 
 
 def match_ids(cohort: Cohort, available: Iterable[str]) -> dict[str, str]:

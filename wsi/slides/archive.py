@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from wsi.errors import ConfigError
@@ -40,12 +40,14 @@ class SlideFile:
     Attributes:
         mpp: um per level-0 pixel from the table, or None.
         site: from the table, or the first folder below the root; empty where there is none.
+        tissue: tissue settings of this slide alone, as text by name.
     """
 
     slide_id: str
     path: Path
     mpp: float | None = None
     site: str = ""
+    tissue: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

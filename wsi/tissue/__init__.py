@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
+from wsi.tissue.edited import EditKind, Edits, edit_path, read_edits, write_edit
 from wsi.tissue.find import METHODS, find_tissue
 from wsi.tissue.mask import TissueMask
+from wsi.tissue.own import OwnTissue, check_setting, own_spec, setting_names
 
-__all__ = ["METHODS", "TissueMask", "find_tissue"]
+__all__ = [
+    "METHODS",
+    "EditKind",
+    "Edits",
+    "OwnTissue",
+    "TissueMask",
+    "check_setting",
+    "edit_path",
+    "find_tissue",
+    "own_spec",
+    "read_edits",
+    "setting_names",
+    "write_edit",
+]
