@@ -12,6 +12,7 @@ from typing import Literal
 
 from pipelines.console import Console, Tracker
 from pipelines.overlay import write_located
+from pipelines.own import check_own, own_tissue
 from pipelines.quarantine import Entry, failed, read_quarantine, write_quarantine
 from pipelines.slides_csv import Surveyed
 from pipelines.survey import (
@@ -99,6 +100,7 @@ def run(config: Config, options: Options, console: Console) -> int:
     encoder_info(config.encoder)
     found = _survey(config, options, console)
     unresolved = [item for item in found if item.status != "ok"]
+    check_own(options.out, found, config.tissue, console)
     if options.dry_run:
         return _plan(config, options, found, console)
     if config.slides.no_mpp == "stop" and any(i.status.endswith("mpp") for i in unresolved):
@@ -243,7 +245,8 @@ class _Run:
     def _is_done(self, item: Surveyed) -> bool:
         if self.store is None or self.work.recipe is None or item.info is None:
             return False
-        key = self.work.recipe.provenance(item.info).key
+        own = own_tissue(self.work.out, item.file, item.info, self.work.config.tissue)
+        key = self.work.recipe.provenance(item.info, own=own).key
         if not self.store.holds(item.file.slide_id, key):
             return False
         self.states[self.store.info(item.file.slide_id).status] += 1
@@ -346,7 +349,8 @@ def one_slide(
     )
     try:
         with open_slide(item.file.path, slide_id, mpp=item.file.mpp, spec=config.slides) as slide:
-            located = locate(slide, config.tissue, tiling)
+            own = own_tissue(work.out, item.file, slide.info, config.tissue)
+            located = locate(slide, config.tissue, tiling, own)
             write_located(work.out, slide.info, located)
             if tiles is not None:
                 tiles.located(len(located.grid))
@@ -420,8 +424,10 @@ def _plan(config: Config, options: Options, found: Sequence[Surveyed], console: 
     with console.progress("looking for tissue", len(sample)) as track:
         for item in sample:
             try:
-                with open_slide(item.file.path, mpp=item.file.mpp, spec=config.slides) as slide:
-                    counts.append(len(locate(slide, config.tissue, tiling).grid))
+                path, slide_id, mpp = item.file.path, item.file.slide_id, item.file.mpp
+                with open_slide(path, slide_id, mpp=mpp, spec=config.slides) as slide:
+                    own = own_tissue(options.out, item.file, slide.info, config.tissue)
+                    counts.append(len(locate(slide, config.tissue, tiling, own).grid))
             except WsiError as error:
                 console.warn(f"{item.file.slide_id}: {error}")
             track.advance()
