@@ -128,7 +128,8 @@ def scan(
     """List slides: vendor, size, levels, resolution and where it comes from, or what is wrong.
 
     Resolutions are counted by site: the site column of a table, else the first folder below the
-    one given. Exit code 3 when a slide is unreadable or has no believable resolution.
+    one given. The table kept with --out can be edited and given to `wsi preprocess --slides`.
+    Exit code 3 when a slide is unreadable or has no believable resolution.
 
     Example: wsi scan DIR --out OUT slides.no_mpp=assume slides.assume_mpp=0.25
 
@@ -137,13 +138,11 @@ def scan(
     paths
         Folders (searched below), slide files, tables with a path column; slides.*=value settings.
     out
-        Also write the table, as this CSV or as slides.csv in this folder; slides in it that have
-        not changed are not opened again. Edit it and give it to `wsi preprocess --slides`.
+        CSV (or folder, for a slides.csv) to keep; slides in it that did not change stay closed.
     jobs
         Processes that open slides side by side.
     settle
-        Report files changed less than so many seconds ago as still being written; 0 is never, 60
-        is wise while slides are being copied.
+        Report files that changed in the last seconds as being written: 60 while slides arrive.
     """
     from pipelines.scan import Options, places_and_settings, run, slides_csv_at
 
@@ -191,8 +190,7 @@ def preprocess(
     redo
         Make bags again that were made with other settings.
     settle
-        Leave files changed less than so many seconds ago to the next run; 0 is never, 60 is wise
-        while slides are being copied.
+        Leave files that changed in the last seconds to the next run: 60 while slides arrive.
     dry_run
         Say what would be done: slides, tiles, GB, what is unresolved.
     """
