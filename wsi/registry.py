@@ -6,6 +6,7 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -36,7 +37,7 @@ class Registry:
 
     def names(self) -> list[str]:
         """Return all names: ours first, in table order, then those of other packages."""
-        return list(self._targets())
+        return list(self._targets)
 
     def load(self, name: str) -> Any:
         """Return the thing registered as `name`.
@@ -44,7 +45,7 @@ class Registry:
         Raises:
             UnknownNameError: nothing is registered by that name; the nearest name is suggested.
         """
-        targets = self._targets()
+        targets = self._targets
         if name not in targets:
             raise UnknownNameError(
                 f"unknown {self.kind} '{name}'{suggest(name, targets)} — "
@@ -84,7 +85,9 @@ class Registry:
             raise ConfigError("; ".join(problems))
         return checked
 
+    @cached_property
     def _targets(self) -> dict[str, str]:
+        # Kept: looking through all installed packages takes longer than opening a slide.
         added = {entry.name: entry.value for entry in entry_points(group=self.group)}
         return self._table | {k: v for k, v in added.items() if k not in self._table}
 
