@@ -15,7 +15,7 @@ import wsi
 from wsi.errors import ConfigError
 from wsi.files import publish_bytes, sha256_json
 from wsi.slides import FileStamp, SlideFile, SlideInfo
-from wsi.slides.resolution import ANISOTROPY
+from wsi.slides.resolution import agree
 from wsi.specs import SlidesSpec
 
 Row = dict[str, str]
@@ -248,9 +248,7 @@ def _mpp_of(row: Row) -> tuple[float, float] | None:
 
 def _one_mpp(mpp: tuple[float, float]) -> float | None:
     """Return one figure for both axes, or None when they are not about the same."""
-    if abs(mpp[0] - mpp[1]) > ANISOTROPY * min(mpp):
-        return None
-    return float(f"{(mpp[0] + mpp[1]) / 2:.6g}")
+    return float(f"{(mpp[0] + mpp[1]) / 2:.6g}") if agree(*mpp) else None
 
 
 def _seal(row: Mapping[str, str], settings: str) -> str:

@@ -12,7 +12,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
 from wsi.errors import ConfigError
-from wsi.slides import find_slides
+from wsi.slides import find_slides, search_archive
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -131,3 +131,76 @@ def test_a_name_that_is_no_text_does_not_stop_the_listing(tmp_path: Path) -> Non
     touch(tmp_path, "good.svs")
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.svs")).write_bytes(b"x")
     assert len(ids(tmp_path)) == 2
+
+
+# -- what is passed over, and where a search leads ------------------------------------------------
+
+
+def test_files_that_are_no_slides_are_counted_by_suffix(tmp_path: Path) -> None:
+    touch(
+        tmp_path, "a.svs", "a.TXT", "s/b.txt", "s/c.xml", "README", ".x", ".git/y.svs", "d.svs.part"
+    )
+    found = search_archive([tmp_path])
+    assert [s.slide_id for s in found.slides] == ["a"]
+    assert dict(found.ignored) == {".txt": 2, ".xml": 1, "no suffix": 1, "hidden": 2, ".part": 1}
+
+
+def test_the_site_is_the_first_folder_below_the_root(tmp_path: Path) -> None:
+    touch(tmp_path, "x.svs", "a/x.svs", "b/deep/x.svs")
+    found = search_archive([tmp_path]).slides
+    assert {s.slide_id: s.site for s in found} == {"x": "", "a/x": "a", "b/deep/x": "b"}
+    (alone,) = search_archive([tmp_path / "a" / "x.svs"]).slides
+    assert alone.site == ""
+
+
+def test_a_linked_folder_is_searched_and_a_loop_is_not(tmp_path: Path) -> None:
+    touch(tmp_path, "disk2/s.svs", "slides/t.svs")
+    (tmp_path / "slides" / "more").symlink_to(tmp_path / "disk2")
+    (tmp_path / "slides" / "self").symlink_to(tmp_path / "slides")
+    (tmp_path / "disk2" / "up").symlink_to(tmp_path)
+    assert ids(tmp_path / "slides") == ["more/s", "t"]
+
+
+def test_a_slide_whose_link_leads_nowhere_is_listed(tmp_path: Path) -> None:
+    (tmp_path / "gone.svs").symlink_to(tmp_path / "nowhere.svs")
+    assert ids(tmp_path) == ["gone"]
+
+
+def test_what_preprocess_wrote_is_no_slide(tmp_path: Path) -> None:
+    touch(tmp_path, "a.svs", "out/slides.csv", "out/run.jsonl", "out/thumbnails/a.jpg")
+    touch(tmp_path, "thumbnails/mine.jpg", "out/more/b.svs")
+    assert ids(tmp_path) == ["a", "out/more/b", "thumbnails/mine"]
+    touch(tmp_path, "slides.csv", "run.jsonl")
+    assert ids(tmp_path) == ["a", "out/more/b"]
+
+
+def test_the_data_of_a_slide_are_no_slides(tmp_path: Path) -> None:
+    touch(tmp_path, "m.mrxs", "m/Data0.dat", "m/preview.jpg", "n/photo.jpg", "h-map.jpg")
+    (tmp_path / "h.vms").write_text("MapFile=h-map.jpg\n")
+    assert ids(tmp_path) == ["h", "m", "n/photo"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may read everything")
+def test_a_folder_that_may_not_be_read_is_told(tmp_path: Path) -> None:
+    touch(tmp_path, "a.svs", "closed/b.svs")
+    (tmp_path / "closed").chmod(0)
+    found = search_archive([tmp_path])
+    (tmp_path / "closed").chmod(0o700)
+    assert found.closed == (tmp_path / "closed",)
+
+
+def test_a_folder_that_fails_to_be_read_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "a.svs", "closed/b.svs")
+    scandir = os.scandir
+
+    def failing(path: str):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", failing)
+    found = search_archive([tmp_path])
+    assert [s.slide_id for s in found.slides] == ["a"]
+    assert found.closed == (tmp_path / "closed",)

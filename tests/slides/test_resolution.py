@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsi.slides.resolution import resolve_mpp
+from wsi.slides.resolution import TABLE_WINS, resolve_mpp
 
 
 def properties(
@@ -183,3 +183,37 @@ def test_an_assumed_value_never_contradicts_what_a_slide_says() -> None:
     stated = {"openslide.vendor": "dicom", "openslide.mpp-x": "28.969", "openslide.mpp-y": "28.968"}
     found = resolve_mpp(stated, assume_mpp=0.5)
     assert (found.mpp, found.state) == (None, "implausible-mpp")
+
+
+# -- a table that says something else than the slide ----------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("own", "table", "told"),
+    [
+        ((0.25, 0.25), 0.5, True),
+        ((0.25, 0.25), 0.2551, True),
+        ((0.25, 0.25), 0.2549, False),
+        ((0.25, 0.25), 0.25, False),
+        ((0.25, 0.30), 0.25, True),
+        ((28.9, 28.9), 0.5, True),
+    ],
+)
+def test_a_table_that_contradicts_the_slide_wins_and_it_is_told(
+    own: tuple[float, float], table: float, told: bool
+) -> None:
+    found = resolve_mpp(properties(*own), table_mpp=table)
+    assert (found.mpp, found.source, found.state) == ((table, table), "table", "ok")
+    assert any(note.startswith(TABLE_WINS) for note in found.notes) == told
+    if told:
+        assert f"{table:.4g} um/px, where openslide says {own[0]:.4g}" in found.notes[-1]
+
+
+def test_a_dpi_default_contradicts_nothing() -> None:
+    dpi = properties(352.78, vendor="generic-tiff", tiff__ResolutionUnit="inch")
+    assert resolve_mpp(dpi, table_mpp=0.5).notes == ()
+
+
+def test_an_implausible_table_wins_nothing() -> None:
+    notes = resolve_mpp(properties(0.25), table_mpp=250.0).notes
+    assert not any(TABLE_WINS in note for note in notes)

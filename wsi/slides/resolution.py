@@ -12,8 +12,7 @@ from wsi.specs import MPP_RANGE
 
 State = Literal["ok", "no-mpp", "implausible-mpp"]
 
-ANISOTROPY = 0.02
-"""Two resolutions that differ by more than 2 % are not the same."""
+_TOLERANCE = 0.02
 
 TABLE_WINS = "the table outranks the slide itself"
 """How a note begins where table and metadata contradict each other."""
@@ -71,9 +70,14 @@ def resolve_mpp(
     return Resolution(None, "none", "no-mpp", (f"no resolution in its metadata — {REMEDY}",))
 
 
+def agree(a: float, b: float) -> bool:
+    """Return whether two resolutions are the same within 2 % of the smaller."""
+    return abs(a - b) <= _TOLERANCE * min(a, b)
+
+
 def _contradiction(table_mpp: float, own: tuple[float, float], source: str) -> tuple[str, ...]:
     """Return a note when the slide itself says something else than the table."""
-    if all(abs(value / table_mpp - 1) <= ANISOTROPY for value in own):
+    if all(agree(value, table_mpp) for value in own):
         return ()
     x, y = (f"{value:.4g}" for value in own)
     stated = x if x == y else f"{x} x {y}"
@@ -89,7 +93,7 @@ def _judged(mpp: tuple[float, float], source: str, properties: Mapping[str, str]
         )
         return Resolution(None, source, "implausible-mpp", (reason,))
     notes = []
-    if abs(mpp[0] - mpp[1]) > ANISOTROPY * min(mpp):
+    if not agree(*mpp):
         notes.append(f"x and y differ: {mpp[0]:.4g} and {mpp[1]:.4g} um/px")
     power = _power(properties)
     if power and not 0.6 < mpp[0] * power / 10 < 1.67:
