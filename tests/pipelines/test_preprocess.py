@@ -250,6 +250,51 @@ def test_a_dry_run_writes_nothing(
     assert (plan["slides"], plan["unresolved"], plan["tiles"]) == (4, 0, tiles)
 
 
+def test_a_dry_run_counts_slides_that_would_need_upsampling_as_not_ready(
+    slides: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    glass = np.full((300, 300, 3), 240, np.uint8)
+    write_slide(slides / "coarse.tif", [glass], mpp=2.0)
+    assert preprocess(slides, tmp_path / "out", "--dry-run", "--json") == 3
+    told = capsys.readouterr()
+    plan = json.loads(told.out)
+    assert (plan["slides"], plan["unresolved"]) == (4, 1)
+    assert "needs-upsampling: 1 slides (coarse) are coarser than tiling.mpp=1" in told.err
+
+
+def test_what_a_scan_found_is_not_opened_by_preprocess(
+    slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    assert run_command(["scan", str(slides), "--out", str(out / "slides.csv")]) == 0
+
+    def never(*words, **more):
+        raise AssertionError("a slide was opened")
+
+    monkeypatch.setattr("pipelines.survey.open_slide", never)
+    assert preprocess(slides, out, "--until", "tiles") == 0
+    assert preprocess(out / "slides.csv", tmp_path / "other", "--until", "tiles") == 0
+
+
+def test_fewer_slides_never_shrink_the_table(slides: Path, out: Path) -> None:
+    assert preprocess(slides / "a.svs", out) == 0
+    with (out / "slides.csv").open(encoding="utf-8", newline="") as handle:
+        ids = [row["slide_id"] for row in csv.DictReader(handle)]
+    assert ids == ["a", "glass", "site/b", "site/c"]
+
+
+def test_a_slide_that_is_being_copied_waits_for_the_next_run(slides: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for path in slides.rglob("*.*"):
+        os.utime(path, (1e9, 1e9))
+    os.utime(slides / "a.svs")
+    assert preprocess(slides, out, "--until", "tiles", "--settle", 3600) == 3
+    assert {i: row["reason"] for i, row in quarantined(out).items()} == {"a": "still-being-written"}
+    assert preprocess(slides, out, "--until", "tiles") == 0
+    assert quarantined(out) == {}
+    assert (out / "tiles" / "a.h5").is_file()
+
+
 # -- bad slides --------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -83,10 +84,99 @@ def test_bad_slides_are_rows_with_reasons_and_exit_code_3(
 
 
 def test_json_is_one_document_on_stdout(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (mixed / "notes.txt").write_text("x")
     assert scan(mixed, "--json") == 3
-    listed = json.loads(capsys.readouterr().out)
-    assert len(listed["slides"]) == 8
-    assert {tuple(row) for row in listed["slides"]} == {COLUMNS}
+    said = json.loads(capsys.readouterr().out)
+    assert len(said["slides"]) == 8
+    assert {tuple(row) for row in said["slides"]} == {COLUMNS}
+    good = next(row for row in said["slides"] if row["slide_id"] == "good")
+    assert (good["width"], good["mpp"], good["magnification"]) == (512, 0.5, 40)
+    assert (good["downsamples"], good["bounds"]) == ([[1, 1], [2, 2]], [0, 0, 512, 512])
+    assert (good["icc"], good["associated"]) == (None, [])
+    assert good["reason"] == "0.5 um/px is unusual for a 40x objective"
+    assert good["size_bytes"] == (mixed / "good.svs").stat().st_size
+    zero = next(row for row in said["slides"] if row["slide_id"] == "zero")
+    assert (zero["width"], zero["mpp"], zero["size_bytes"]) == (None, None, 0)
+    assert (said["ready"], said["not_ready"], said["ignored"]) == (1, 7, {".txt": 1})
+    resolved, without = said["mpp_by_site"]
+    assert (resolved["mpp"], resolved["slide_ids"], resolved["sources"]) == (
+        0.5,
+        ["good"],
+        {"openslide": 1},
+    )
+    assert (without["mpp"], without["slide_ids"]) == (None, ["dpi72", "huge", "no-mpp", "trestle"])
+
+
+def test_resolutions_are_counted_by_site(
+    tmp_path: Path, picture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "in"
+    write_slide(folder / "north" / "s.svs", [picture((64, 64))], mpp=0.2425, dress="aperio")
+    for k in range(9):
+        shutil.copy(folder / "north" / "s.svs", folder / "north" / f"s{k}.svs")
+    write_slide(folder / "north" / "odd.svs", [picture((64, 64))], mpp=0.2268, dress="aperio")
+    write_slide(folder / "south.tif", [picture((64, 64))], mpp=0.5)
+    assert scan(folder) == 0
+    lines = [line.split() for line in capsys.readouterr().err.splitlines()]
+    assert ["-", "0.5", "1", "generic-tiff", "openslide"] in lines
+    assert ["north", "0.2268", "1", "aperio", "openslide"] in lines
+    assert ["north", "0.2425", "10", "aperio", "openslide"] in lines
+    outliers = "outliers: north: 0.2268 x1, 0.2425 x10: north/odd (0.2268)"
+    assert outliers.split() in lines
+
+
+def test_settings_of_slides_show_what_preprocess_would_make_of_them(
+    mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("slides.no_mpp=assume", "slides.assume_mpp=0.25", "--out", tmp_path / "s.csv")
+    assert scan(mixed, *words) == 3
+    found = rows(tmp_path / "s.csv")
+    assert {i for i, row in found.items() if row["mpp_source"] == "assumed"} == {
+        "no-mpp",
+        "trestle",
+        "dpi72",
+    }
+    assert (found["no-mpp"]["mpp"], found["good"]["mpp_source"]) == ("0.25", "openslide")
+    assert found["huge"]["status"] == "implausible-mpp"
+    config = tmp_path / "c.yaml"
+    config.write_text("slides: {no_mpp: assume, assume_mpp: 0.3}\ntiling: {mpp: 1.0}\n")
+    assert scan(mixed, config, "--out", tmp_path / "t.csv") == 3
+    assert rows(tmp_path / "t.csv")["no-mpp"]["mpp"] == "0.3"
+    capsys.readouterr()
+    assert scan(mixed, "tiling.mpp=0.5") == 2
+    assert "tiling.mpp=0.5: a scan takes only settings of slides.*" in capsys.readouterr().err
+    assert scan(mixed, "slides.no_mp=stop") == 2
+    assert "did you mean 'slides.no_mpp'?" in capsys.readouterr().err
+
+
+def test_a_folder_is_a_place_for_the_table_too(
+    slide_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert scan(slide_folder / "site", "--out", tmp_path / "out") == 0
+    assert scan(slide_folder / "a.svs", "--out", tmp_path / "out") == 0
+    assert list(rows(tmp_path / "out" / "slides.csv")) == ["a", "b", "c"]
+    assert "keeps 2 slides that are not in this run" in capsys.readouterr().err
+
+
+def test_a_table_of_something_else_stops_a_scan_in_one_line(
+    slide_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.csv").write_text("path,label\nx.svs,1\n")
+    assert scan(slide_folder, "--out", tmp_path / "mine.csv") == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error[CONFIG]: ")
+    assert err.count("\n") == 1
+    assert "mine.csv is no table that a scan wrote" in err
+
+
+def test_fresh_files_are_reported(
+    slide_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(slide_folder / "a.svs", tmp_path / "new.svs")
+    assert scan(tmp_path / "new.svs", "--settle", 1000) == 3
+    assert "still-being-written: new: changed less than 1000 s ago" in capsys.readouterr().err
+    assert scan(tmp_path / "new.svs") == 0
+    assert scan(tmp_path / "new.svs", "--settle", -1) == 2
 
 
 def test_the_table_written_can_be_given_back(slide_folder: Path, tmp_path: Path) -> None:
@@ -95,8 +185,7 @@ def test_the_table_written_can_be_given_back(slide_folder: Path, tmp_path: Path)
     once, again = rows(tmp_path / "s.csv"), rows(tmp_path / "again.csv")
     assert list(once) == list(again)
     for slide_id, row in once.items():
-        same = {k: v for k, v in row.items() if k != "mpp_source"}
-        assert same == {k: v for k, v in again[slide_id].items() if k != "mpp_source"}
+        assert again[slide_id] == row
 
 
 def test_an_mpp_column_rescues_a_slide(mixed: Path, tmp_path: Path) -> None:
