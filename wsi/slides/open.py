@@ -14,6 +14,7 @@ from wsi.specs import SlidesSpec
 READERS = Registry(
     "reader",
     {
+        "tiff": "wsi.slides.tiff_reader:TiffReader",
         "openslide": "wsi.slides.openslide_reader:OpenSlideReader",
         "image": "wsi.slides.image_reader:ImageReader",
     },

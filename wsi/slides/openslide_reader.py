@@ -47,7 +47,8 @@ class OpenSlideReader(Slide):
             assume_mpp=assume_mpp,
         )
         properties = handle.properties
-        self._downsamples = handle.level_downsamples
+        self.level_downsamples = tuple(handle.level_downsamples)
+        """OpenSlide's own figures: what it divides level-0 positions by."""
         self.info = SlideInfo(
             slide_id=slide_id,
             path=path,
@@ -100,7 +101,7 @@ class OpenSlideReader(Slide):
     def _region(self, level: int, xy: tuple[int, int], size: tuple[int, int]) -> Region:
         # OpenSlide takes a whole level-0 position and divides it by its mean downsample, so the
         # region starts at a fraction of a level pixel; the fraction is reported, not ignored.
-        downsample = self._downsamples[level]
+        downsample = self.level_downsamples[level]
         location = round(xy[0] * downsample), round(xy[1] * downsample)
         try:
             image = self._open().read_region(location, level, size)

@@ -1,0 +1,133 @@
+"""Where the tiles of a tiled JPEG TIFF lie in the file, and what each needs to be decoded."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from wsi.slides.base import SlideInfo
+
+VENDORS = frozenset({"aperio", "generic-tiff", "leica", "philips", "trestle"})
+"""Formats, as OpenSlide names them, whose levels are plain tiled TIFF pages."""
+
+_JPEG, _CONTIGUOUS, _UPRIGHT = 7, 1, 1
+_TRANSFORM = {2: 0, 6: 1}  # TIFF's photometric RGB and YCbCr -> Adobe's colour transform
+_SOI = b"\xff\xd8"
+
+
+class UnfitError(Exception):
+    """The file is no plain tiled JPEG TIFF; the message says what it is, for `reader_note`."""
+
+
+@dataclass(frozen=True)
+class TiffLevel:
+    """The file tiles of one level.
+
+    Attributes:
+        tile: width and height of a file tile in pixels.
+        offsets, counts: int64 (rows, columns), place and length in bytes; length 0 is a tile
+            that was not scanned.
+        head: what goes before the own stream of each tile, colour and shared tables; empty where
+            a tile is a whole JPEG already.
+    """
+
+    tile: tuple[int, int]
+    offsets: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    head: bytes
+
+
+def index_levels(path: Path, info: SlideInfo) -> tuple[TiffLevel, ...]:
+    """Return the file tiles of every level that `info`, from OpenSlide, tells of.
+
+    Raises:
+        UnfitError: another format, compression or layout; OpenSlide can read it.
+    """
+    if info.vendor not in VENDORS:
+        raise UnfitError(f"{info.vendor} is not a tiled TIFF")
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            pages = [page for page in tiff.pages if isinstance(page, tifffile.TiffPage)]
+            _check_overlaps(info, pages[0])
+            return tuple(_level(page) for page in _of_levels(pages, info))
+    except (tifffile.TiffFileError, OSError, ValueError, LookupError, TypeError) as error:
+        raise UnfitError(f"its TIFF directory cannot be read ({error})") from error
+
+
+def _of_levels(
+    pages: list[tifffile.TiffPage], info: SlideInfo
+) -> list[tifffile.TiffPage]:
+    """Return the page of each level: of its size, or (Philips) of its size in whole tiles."""
+    found = []
+    tiled = [page for page in pages if page.is_tiled]
+    for w, h in info.level_sizes:
+        for page in tiled:
+            exact = (page.imagewidth, page.imagelength) == (w, h)
+            padded = info.vendor == "philips" and (
+                0 <= page.imagewidth - w < page.tilewidth
+                and 0 <= page.imagelength - h < page.tilelength
+            )
+            if exact or padded:
+                found.append(page)
+                tiled.remove(page)
+                break
+        else:
+            raise UnfitError(f"no page of its level of {w}x{h} px is tiled")
+    return found
+
+
+def _level(page: tifffile.TiffPage) -> TiffLevel:
+    if page.compression != _JPEG:
+        name = getattr(page.compression, "name", page.compression)
+        raise UnfitError(f"tiles are compressed as {name}, not JPEG")
+    if (page.samplesperpixel, page.bitspersample) != (3, 8) or page.imagedepth != 1:
+        raise UnfitError(f"{page.samplesperpixel} samples of {page.bitspersample} bits per pixel")
+    if page.photometric not in _TRANSFORM or page.planarconfig != _CONTIGUOUS:
+        raise UnfitError(f"colours are stored as {page.photometric!r}")
+    if "Orientation" in page.tags and page.tags["Orientation"].value != _UPRIGHT:
+        raise UnfitError("the picture is stored turned")
+    columns = -(-page.imagewidth // page.tilewidth)
+    rows = -(-page.imagelength // page.tilelength)
+    offsets = np.asarray(page.dataoffsets, np.int64)
+    counts = np.asarray(page.databytecounts, np.int64)
+    if len(offsets) != rows * columns or len(counts) != rows * columns:
+        raise UnfitError(f"{len(offsets)} tiles where {columns}x{rows} are needed")
+    return TiffLevel(
+        (page.tilewidth, page.tilelength),
+        offsets.reshape(rows, columns),
+        counts.reshape(rows, columns),
+        _head(page),
+    )
+
+
+def _head(page: tifffile.TiffPage) -> bytes:
+    """Return the stream that makes a tile a JPEG whose colours decoders understand.
+
+    TIFF says whether the colours are RGB or YCbCr, a JPEG stream may not; Adobe's marker says it
+    within the stream.
+    """
+    transform = _TRANSFORM[page.photometric]
+    tables = page.jpegtables or b""
+    if not tables and transform == 1:
+        return b""
+    marker = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + bytes([transform])
+    return _SOI + marker + tables[after_application_markers(tables) : -2]
+
+
+def after_application_markers(stream: bytes | memoryview) -> int:
+    """Return where a JPEG stream goes on after its start and its application markers."""
+    at = 2
+    while len(stream) > at + 4 and stream[at] == 0xFF and 0xE0 <= stream[at + 1] <= 0xEF:
+        at += 2 + (stream[at + 2] << 8 | stream[at + 3])
+    return at
+
+
+def _check_overlaps(info: SlideInfo, page: tifffile.TiffPage) -> None:
+    overlaps = re.search(r"OverlapsXY=([ \d]*)", page.description or "")
+    if info.vendor == "trestle" and overlaps and any(int(n) for n in overlaps[1].split()):
+        raise UnfitError("its tiles overlap")

@@ -1,0 +1,160 @@
+"""Tiled JPEG TIFFs decoded directly: OpenSlide's pixels, several times as fast.
+
+OpenSlide says what the slide is and remains the reference: before the first read, file tiles of
+every level are compared with OpenSlide's, bit by bit, and where one differs OpenSlide reads on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wsi.errors import RegionError
+from wsi.slides.base import Box, Region, Slide
+from wsi.slides.openslide_reader import OpenSlideReader
+from wsi.slides.tiff_index import TiffLevel, index_levels
+from wsi.slides.tiff_tiles import FileTiles
+
+_WHOLE_FRACTION = 1 / 160  # OpenSlide interpolates in steps of 1/128 of a pixel
+_HALF_TOLERANCE = 1e-3
+
+
+class TiffReader(Slide):
+    """A slide of tiled JPEG pages, opened by OpenSlide and decoded by us.
+
+    Raises:
+        UnfitError: the file is another kind of TIFF, or none; use `OpenSlideReader`.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        slide_id: str,
+        *,
+        table_mpp: float | None = None,
+        use_magnification: bool = False,
+        assume_mpp: float | None = None,
+        half_dct: bool = False,
+        threads: int = 1,
+    ) -> None:
+        self._reference = OpenSlideReader(
+            path,
+            slide_id,
+            table_mpp=table_mpp,
+            use_magnification=use_magnification,
+            assume_mpp=assume_mpp,
+        )
+        self._levels = index_levels(path, self._reference.info)
+        self._half_dct = half_dct
+        self._threads = threads
+        self._trust: bool | None = None
+        self._tiles: FileTiles | None = None
+        self._pid = os.getpid()
+        self.info = replace(self._reference.info, reader="tiff")
+
+    @property
+    def properties(self) -> dict[str, Any]:
+        return self._reference.properties
+
+    def close(self) -> None:
+        if self._tiles is not None and self._pid == os.getpid():
+            self._tiles.close()
+        self._tiles = None
+        self._reference.close()
+
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"_tiles": None}
+
+    def _region(self, level: int, xy: tuple[int, int], size: tuple[int, int]) -> Region:
+        (region,) = self._regions(level, [(*xy, *size)])
+        if isinstance(region, RegionError):
+            raise region
+        return region
+
+    def _regions(
+        self, level: int, boxes: Sequence[Box], step: int = 1
+    ) -> Iterator[Region | RegionError]:
+        if self._is_trusted():
+            return self._own(level, boxes, step)
+        return self._reference._regions(level, boxes, step)
+
+    def _step(self, level: int, scale: tuple[float, float]) -> int:
+        tile = self._levels[level].tile
+        coarse = min(scale) >= 2 * (1 - _HALF_TOLERANCE) and not (tile[0] % 2 or tile[1] % 2)
+        return 2 if self._half_dct and coarse and self._is_trusted() else 1
+
+    def _own(
+        self, level: int, boxes: Sequence[Box], step: int
+    ) -> Iterator[Region | RegionError]:
+        regions = self._open_tiles().regions(level, boxes, step)
+        # OpenSlide draws a tile that an Aperio level lacks from the finer level.
+        filled = self.info.vendor == "aperio" and level > 0 and step == 1
+        for box, region in zip(boxes, regions, strict=True):
+            if filled and isinstance(region, Region) and region.alpha is not None:
+                yield from self._reference._regions(level, [box])
+            else:
+                yield region
+
+    def _open_tiles(self) -> FileTiles:
+        if self._tiles is None or self._pid != os.getpid():
+            self._tiles = FileTiles(self.info.path, self._levels, self._threads)
+            self._pid = os.getpid()
+        return self._tiles
+
+    # -- trust ---------------------------------------------------------------------------------
+
+    def _is_trusted(self) -> bool:
+        if self._trust is None:
+            differing = next((k for k in range(len(self._levels)) if not self._agrees(k)), None)
+            self._trust = differing is None
+            if differing is not None:
+                note = f"level {differing} decodes to other pixels than OpenSlide's"
+                self.info = replace(self.info, reader="openslide", reader_note=note)
+        return self._trust
+
+    def _agrees(self, level: int) -> bool:
+        """Return whether OpenSlide gives the same pixels in file tiles of this level."""
+        boxes = (self._comparable(level, place) for place in _samples(self._levels[level]))
+        return all(self._same(level, box) for box in boxes if box)
+
+    def _comparable(self, level: int, place: tuple[int, int]) -> Box | None:
+        """Return a box within a file tile that OpenSlide reads without interpolation."""
+        size, tile = self.info.level_sizes[level], self._levels[level].tile
+        downsample = self._reference.level_downsamples[level]
+        x, w = _whole_start(place[1] * tile[0], min(tile[0], size[0]), downsample)
+        y, h = _whole_start(place[0] * tile[1], min(tile[1], size[1]), downsample)
+        w, h = min(w, size[0] - x), min(h, size[1] - y)
+        return (x, y, w, h) if w > 0 and h > 0 else None
+
+    def _same(self, level: int, box: Box) -> bool:
+        (own,) = self._open_tiles().regions(level, [box])
+        (reference,) = self._reference._regions(level, [box])
+        if isinstance(own, RegionError) or isinstance(reference, RegionError):
+            return True  # damage says nothing about the decoder, and is told where it is met
+        return bool(np.array_equal(own.pixels, reference.pixels))
+
+
+def _samples(level: TiffLevel) -> set[tuple[int, int]]:
+    """Return the first file tile that was scanned, and the one with most in it."""
+    rows, columns = np.nonzero(level.counts)
+    if not len(rows):
+        return set()
+    fullest = np.unravel_index(int(level.counts.argmax()), level.counts.shape)
+    return {(int(rows[0]), int(columns[0])), (int(fullest[0]), int(fullest[1]))}
+
+
+def _whole_start(start: int, length: int, downsample: float) -> tuple[int, int]:
+    """Return where, from `start` on, a whole level-0 position is a whole level pixel; what is left.
+
+    OpenSlide takes whole level-0 positions and interpolates unless they fall on a level's pixel.
+    """
+    for shift in range(max(1, length // 2)):
+        fraction = round((start + shift) * downsample) / downsample - (start + shift)
+        if 0 <= fraction < _WHOLE_FRACTION:
+            return start + shift, length - shift
+    return start, 0

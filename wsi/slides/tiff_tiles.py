@@ -1,0 +1,256 @@
+"""Many rectangles out of a level's JPEG tiles: each file tile is read and decoded once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+
+from wsi.errors import RegionError
+from wsi.slides.base import Box, Region
+from wsi.slides.tiff_index import TiffLevel, after_application_markers
+
+_GROUP_BYTES = 16 << 20  # decoded pixels that are worked on at once; another group is read ahead
+_KEPT_BYTES = 192 << 20  # decoded tiles kept for a later row of boxes
+_TASK_TILES = 8  # decoded by a thread at a time
+_READ_BYTES = 4 << 20  # read from the file at once
+_GAP_BYTES = 32 << 10  # read over rather than seek
+
+Pixels = NDArray[np.uint8]
+Place = tuple[int, int]  # row and column of a file tile
+Decoded = Pixels | RegionError | None
+
+
+@dataclass
+class _Group:
+    """Boxes that are cut together, and the file tiles they need."""
+
+    boxes: list[Box] = field(default_factory=list)
+    places: list[list[Place]] = field(default_factory=list)
+    needed: set[Place] = field(default_factory=set)
+
+
+class FileTiles:
+    """The file tiles of a TIFF, decoded on threads; may be used by one reader at a time."""
+
+    def __init__(self, path: Path, levels: Sequence[TiffLevel], threads: int) -> None:
+        self._name = path.name
+        self._levels = levels
+        self._threads = threads
+        self._file = os.open(path, os.O_RDONLY)
+        self._pool: ThreadPoolExecutor | None = None
+
+    def close(self) -> None:
+        """Close the file and end the threads."""
+        if self._pool is not None:
+            self._pool.shutdown()
+        os.close(self._file)
+
+    def regions(
+        self, level: int, boxes: Sequence[Box], step: int = 1
+    ) -> Iterator[Region | RegionError]:
+        """Yield the pixels of each box (x, y, w, h) of a level, in turn.
+
+        A file tile is decoded once and kept while later boxes need it, as far as memory allows;
+        boxes that follow the rows of the slide keep little. Decoding runs one group ahead.
+
+        Args:
+            step: 2 decodes at half size (in the frequency domain); boxes are in those pixels.
+        """
+        groups, last_use = self._grouped(self._levels[level], boxes, step)
+        kept: dict[Place, _Waiting] = {}
+        following = self._decode(level, groups[0].needed, step) if groups else {}
+        done = 0
+        for k, group in enumerate(groups):
+            kept |= following
+            ahead = groups[k + 1].needed if k + 1 < len(groups) else set()
+            following = self._decode(level, ahead - kept.keys(), step)
+            for box, places in zip(group.boxes, group.places, strict=True):
+                tiles = {place: kept[place].get() for place in places}
+                final = all(last_use[place] == done for place in places)
+                done += 1
+                yield self._cut(level, box, tiles, step, final)
+            self._forget(kept, ahead, last_use, done)
+
+    def _grouped(
+        self, level: TiffLevel, boxes: Sequence[Box], step: int
+    ) -> tuple[list[_Group], dict[Place, int]]:
+        """Return the boxes in groups, and the last box that needs each file tile."""
+        tw, th = level.tile[0] // step, level.tile[1] // step
+        most = max(1, _GROUP_BYTES // (tw * th * 3))
+        groups: list[_Group] = []
+        last_use: dict[Place, int] = {}
+        for k, (x, y, w, h) in enumerate(boxes):
+            places = [
+                (r, c)
+                for r in range(y // th, -(-(y + h) // th) if w else 0)
+                for c in range(x // tw, -(-(x + w) // tw) if h else 0)
+            ]
+            if not groups or len(groups[-1].needed) >= most:
+                groups.append(_Group())
+            groups[-1].boxes.append((x, y, w, h))
+            groups[-1].places.append(places)
+            groups[-1].needed.update(places)
+            last_use.update(dict.fromkeys(places, k))
+        return groups, last_use
+
+    def _forget(
+        self,
+        kept: dict[Place, _Waiting],
+        ahead: set[Place],
+        last_use: dict[Place, int],
+        done: int,
+    ) -> None:
+        """Drop tiles that no box to come needs, or that would take too much memory."""
+        size = 0
+        for place in list(kept):
+            if place in ahead:
+                continue
+            size += kept[place].nbytes
+            if last_use[place] < done or size > _KEPT_BYTES:
+                size -= kept.pop(place).nbytes
+
+    def _decode(self, level: int, places: set[Place], step: int) -> dict[Place, _Waiting]:
+        """Start to decode file tiles, in the order they lie in the file."""
+        index = self._levels[level]
+        order = sorted(places, key=lambda place: _offset(index, place))
+        chunks = [order[k : k + _TASK_TILES] for k in range(0, len(order), _TASK_TILES)]
+        waiting: dict[Place, _Waiting] = {}
+        for chunk in chunks:
+            if self._threads > 1 and len(order) > 1:
+                task = self._submit(index, chunk, step)
+            else:
+                task = _Done(self._decoded(index, chunk, step))
+            waiting |= {place: _Waiting(task, k) for k, place in enumerate(chunk)}
+        return waiting
+
+    def _submit(self, index: TiffLevel, chunk: list[Place], step: int) -> Future[list[Decoded]]:
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._threads, "decode")
+        return self._pool.submit(self._decoded, index, chunk, step)
+
+    def _decoded(self, index: TiffLevel, places: list[Place], step: int) -> list[Decoded]:
+        """Return the pixels of file tiles; None for one not scanned, an error for a bad one."""
+        streams = self._streams(index, places)
+        return [self._pixels(index, p, s, step) for p, s in zip(places, streams, strict=True)]
+
+    def _streams(self, index: TiffLevel, places: list[Place]) -> list[memoryview]:
+        """Return the bytes of file tiles; neighbours in the file are read together."""
+        spans = [_span(index, place) for place in places]
+        streams: list[memoryview] = []
+        block, start = memoryview(b""), 0
+        for k, (offset, count) in enumerate(spans):
+            if not start <= offset <= offset + count <= start + len(block):
+                end = offset + count
+                for later, length in spans[k + 1 :]:
+                    if later - end > _GAP_BYTES or later + length - offset > _READ_BYTES:
+                        break
+                    end = max(end, later + length)
+                block, start = memoryview(os.pread(self._file, end - offset, offset)), offset
+            streams.append(block[offset - start : offset - start + count])
+        return streams
+
+    def _pixels(self, index: TiffLevel, place: Place, stream: memoryview, step: int) -> Decoded:
+        if not len(stream) and _span(index, place)[1] == 0:
+            return None
+        if index.head:
+            stream = memoryview(index.head + stream[after_application_markers(stream) :])
+        tw, th = index.tile
+        try:
+            pixels = _decode_jpeg(stream, th, tw, step)
+        except ValueError as error:
+            return self._error(place, str(error))
+        if pixels.shape != (th // step, tw // step, 3):
+            return self._error(place, f"it is {pixels.shape[1]}x{pixels.shape[0]} px")
+        return pixels
+
+    def _error(self, place: Place, why: str) -> RegionError:
+        return RegionError(
+            f"{self._name}: file tile at row {place[0]}, column {place[1]} cannot be decoded "
+            f"({why.strip()}) — copy the slide again from its source"
+        )
+
+    def _cut(
+        self, level: int, box: Box, tiles: dict[Place, Decoded], step: int, final: bool
+    ) -> Region | RegionError:
+        """Return a box cut out of its file tiles.
+
+        Args:
+            final: nobody else needs these tiles, so one of the box's own size is given away.
+        """
+        x, y, w, h = box
+        tw, th = self._levels[level].tile[0] // step, self._levels[level].tile[1] // step
+        if len(tiles) == 1 and final and (w, h) == (tw, th):
+            (only,) = tiles.values()
+            if isinstance(only, np.ndarray):
+                return Region(only, None, (x, y))
+        pixels = np.empty((h, w, 3), np.uint8)
+        alpha = None
+        for (r, c), tile in tiles.items():
+            if isinstance(tile, RegionError):
+                return tile
+            top, left = max(y, r * th), max(x, c * tw)
+            bottom, right = min(y + h, (r + 1) * th), min(x + w, (c + 1) * tw)
+            place = slice(top - y, bottom - y), slice(left - x, right - x)
+            if tile is None:
+                alpha = np.full((h, w), 255, np.uint8) if alpha is None else alpha
+                alpha[place] = 0
+                pixels[place] = 0
+            else:
+                pixels[place] = tile[top - r * th : bottom - r * th, left - c * tw : right - c * tw]
+        return Region(pixels, alpha, (x, y))
+
+
+@dataclass(frozen=True)
+class _Done:
+    """The result of what was done at once, read like that of a thread."""
+
+    value: list[Decoded]
+
+    def result(self) -> list[Decoded]:
+        return self.value
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """One file tile of several that are decoded together."""
+
+    task: Future[list[Decoded]] | _Done
+    index: int
+
+    def get(self) -> Decoded:
+        return self.task.result()[self.index]
+
+    @property
+    def nbytes(self) -> int:
+        return getattr(self.get(), "nbytes", 0)
+
+
+def _decode_jpeg(stream: memoryview, height: int, width: int, step: int) -> Pixels:
+    size = {"min_height": height // step, "min_width": width // step, "min_factor": step}
+    options = size if step > 1 else {}
+    try:
+        return simplejpeg.decode_jpeg(stream, "RGB", **options)
+    except ValueError as error:
+        # Padding before the end of the stream is common and harmless; all else is damage.
+        if "extraneous bytes before marker 0xd9" not in str(error):
+            raise
+        return simplejpeg.decode_jpeg(stream, "RGB", strict=False, **options)
+
+
+def _span(index: TiffLevel, place: Place) -> tuple[int, int]:
+    """Return offset and length of a file tile; length 0 where none was scanned."""
+    rows, columns = index.counts.shape
+    if place[0] >= rows or place[1] >= columns:
+        return 0, 0
+    return int(index.offsets[place]), int(index.counts[place])
+
+
+def _offset(index: TiffLevel, place: Place) -> int:
+    return _span(index, place)[0]
