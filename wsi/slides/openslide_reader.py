@@ -35,6 +35,7 @@ class OpenSlideReader(Slide):
         table_mpp: float | None = None,
         use_magnification: bool = False,
         assume_mpp: float | None = None,
+        note: str = "",
     ) -> None:
         self._path = path
         self._handle: openslide.OpenSlide | None = None
@@ -64,6 +65,7 @@ class OpenSlideReader(Slide):
             fingerprint=sampled_fingerprint(path),
             magnification=_magnification(properties),
             notes=resolution.notes + _ome_note(properties, handle.level_count),
+            reader_note=note,
             icc=_profile_name(handle),
             associated=tuple(sorted(handle.associated_images)),
         )

@@ -16,7 +16,7 @@ from wsi.errors import RegionError
 from wsi.slides.base import Box, Region
 from wsi.slides.tiff_index import TiffLevel, after_application_markers
 
-_GROUP_BYTES = 16 << 20  # decoded pixels that are worked on at once; another group is read ahead
+_GROUP_BYTES = 3 << 20  # decoded at once per thread, to be cut while they are in the cache
 _KEPT_BYTES = 192 << 20  # decoded tiles kept for a later row of boxes
 _TASK_TILES = 8  # decoded by a thread at a time
 _READ_BYTES = 4 << 20  # read from the file at once
@@ -73,9 +73,8 @@ class FileTiles:
             following = self._decode(level, ahead - kept.keys(), step)
             for box, places in zip(group.boxes, group.places, strict=True):
                 tiles = {place: kept[place].get() for place in places}
-                final = all(last_use[place] == done for place in places)
                 done += 1
-                yield self._cut(level, box, tiles, step, final)
+                yield self._cut(level, box, tiles, step)
             self._forget(kept, ahead, last_use, done)
 
     def _grouped(
@@ -83,7 +82,7 @@ class FileTiles:
     ) -> tuple[list[_Group], dict[Place, int]]:
         """Return the boxes in groups, and the last box that needs each file tile."""
         tw, th = level.tile[0] // step, level.tile[1] // step
-        most = max(1, _GROUP_BYTES // (tw * th * 3))
+        most = max(1, self._threads * _GROUP_BYTES // (tw * th * 3))
         groups: list[_Group] = []
         last_use: dict[Place, int] = {}
         for k, (x, y, w, h) in enumerate(boxes):
@@ -168,6 +167,7 @@ class FileTiles:
             return self._error(place, str(error))
         if pixels.shape != (th // step, tw // step, 3):
             return self._error(place, f"it is {pixels.shape[1]}x{pixels.shape[0]} px")
+        pixels.flags.writeable = False  # several boxes may show the same pixels
         return pixels
 
     def _error(self, place: Place, why: str) -> RegionError:
@@ -177,19 +177,16 @@ class FileTiles:
         )
 
     def _cut(
-        self, level: int, box: Box, tiles: dict[Place, Decoded], step: int, final: bool
+        self, level: int, box: Box, tiles: dict[Place, Decoded], step: int
     ) -> Region | RegionError:
-        """Return a box cut out of its file tiles.
-
-        Args:
-            final: nobody else needs these tiles, so one of the box's own size is given away.
-        """
+        """Return a box cut out of its file tiles; a view where one tile holds all of it."""
         x, y, w, h = box
         tw, th = self._levels[level].tile[0] // step, self._levels[level].tile[1] // step
-        if len(tiles) == 1 and final and (w, h) == (tw, th):
-            (only,) = tiles.values()
+        if len(tiles) == 1:
+            ((r, c), only), *_ = tiles.items()
             if isinstance(only, np.ndarray):
-                return Region(only, None, (x, y))
+                top, left = y - r * th, x - c * tw
+                return Region(only[top : top + h, left : left + w], None, (x, y))
         pixels = np.empty((h, w, 3), np.uint8)
         alpha = None
         for (r, c), tile in tiles.items():
