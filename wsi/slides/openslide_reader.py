@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import openslide
+import tifffile
 from PIL import ImageCms
 
 from wsi.errors import RegionError, SlideOpenError
@@ -18,6 +19,9 @@ from wsi.slides.resolution import resolve_mpp
 
 _MAX_EDGE = 1 << 22
 _OPAQUE_FROM = 128
+HIDDEN_LEVELS = (
+    "OME-TIFF: OpenSlide reads level 0 of its pyramid only — slides.reader=auto reads all"
+)
 
 
 class OpenSlideReader(Slide):
@@ -64,7 +68,7 @@ class OpenSlideReader(Slide):
             background=_background(properties),
             fingerprint=sampled_fingerprint(path),
             magnification=_magnification(properties),
-            notes=resolution.notes + _ome_note(properties, handle.level_count),
+            notes=resolution.notes + _ome_note(path, properties, handle.level_count),
             reader_note=note,
             icc=_profile_name(handle),
             associated=tuple(sorted(handle.associated_images)),
@@ -181,10 +185,14 @@ def _profile_name(handle: openslide.OpenSlide) -> str | None:
         return "unreadable"
 
 
-def _ome_note(properties: Mapping[str, str], levels: int) -> tuple[str, ...]:
-    is_ome = "http://www.openmicroscopy.org/Schemas/OME" in properties.get(
-        "tiff.ImageDescription", ""
-    )
-    if is_ome and levels == 1:
-        return ("OME-TIFF: its reduced levels are not seen by OpenSlide, only level 0 is read",)
-    return ()
+def _ome_note(path: Path, properties: Mapping[str, str], levels: int) -> tuple[str, ...]:
+    """Return a note where an OME-TIFF has levels below its first page; OpenSlide ignores them."""
+    is_ome = "openmicroscopy.org/Schemas/OME" in properties.get("tiff.ImageDescription", "")
+    if not is_ome or levels > 1:
+        return ()
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            hidden = len(tiff.pages.first.subifds or ())
+    except (tifffile.TiffFileError, OSError, ValueError, LookupError):
+        return ()
+    return (HIDDEN_LEVELS,) if hidden else ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from wsi.errors import SlideOpenError
 from wsi.slides.base import SlideInfo
 
 VENDORS = frozenset({"aperio", "generic-tiff", "leica", "philips", "trestle"})
@@ -17,6 +19,7 @@ VENDORS = frozenset({"aperio", "generic-tiff", "leica", "philips", "trestle"})
 
 _JPEG, _CONTIGUOUS, _UPRIGHT = 7, 1, 1
 _TRANSFORM = {2: 0, 6: 1}  # TIFF's photometric RGB and YCbCr -> Adobe's colour transform
+_MOST_BYTES = 1 << 26
 _SOI = b"\xff\xd8"
 
 
@@ -29,29 +32,39 @@ class TiffLevel:
     """The file tiles of one level.
 
     Attributes:
+        size: width and height of the level in pixels.
         tile: width and height of a file tile in pixels.
         offsets, counts: int64 (rows, columns), place and length in bytes; length 0 is a tile
             that was not scanned.
-        head: what goes before the own stream of each tile, colour and shared tables; empty where
-            a tile is a whole JPEG already.
+        head: what goes before the own stream of each JPEG tile, colour and shared tables; empty
+            where a tile is a whole JPEG already.
+        decode: what decodes a tile that is no JPEG, to uint8 (h, w, 3).
     """
 
+    size: tuple[int, int]
     tile: tuple[int, int]
     offsets: NDArray[np.int64]
     counts: NDArray[np.int64]
     head: bytes
+    decode: Callable[[bytes], NDArray[np.uint8]] | None = None
 
 
 def index_levels(path: Path, info: SlideInfo) -> tuple[TiffLevel, ...]:
-    """Return the file tiles of every level that `info`, from OpenSlide, tells of.
+    """Return the file tiles of every level, finest first.
+
+    The levels are those that `info`, from OpenSlide, tells of; but of an OME-TIFF OpenSlide sees
+    the first level alone, and the others are found here.
 
     Raises:
         UnfitError: another format, compression or layout; OpenSlide can read it.
+        SlideOpenError: an OME pyramid whose reduced levels nobody can read.
     """
     if info.vendor not in VENDORS:
         raise UnfitError(f"{info.vendor} is not a tiled TIFF")
     try:
         with tifffile.TiffFile(path) as tiff:
+            if tiff.is_ome and len(info.level_sizes) == 1 and tiff.pages.first.subifds:
+                return _ome_levels(tiff)
             pages = [page for page in tiff.pages if isinstance(page, tifffile.TiffPage)]
             _check_overlaps(info, pages[0])
             return tuple(_level(page) for page in _of_levels(pages, info))
@@ -59,9 +72,21 @@ def index_levels(path: Path, info: SlideInfo) -> tuple[TiffLevel, ...]:
         raise UnfitError(f"its TIFF directory cannot be read ({error})") from error
 
 
-def _of_levels(
-    pages: list[tifffile.TiffPage], info: SlideInfo
-) -> list[tifffile.TiffPage]:
+def _ome_levels(tiff: tifffile.TiffFile) -> tuple[TiffLevel, ...]:
+    series = tiff.series[0]
+    try:
+        if len(series.pages) != 1:
+            raise UnfitError(f"it holds {len(series.pages)} planes (a stack, or channels)")
+        return tuple(_level(level.keyframe, jpeg_only=False) for level in series.levels)
+    except UnfitError as error:
+        raise SlideOpenError(
+            f"{tiff.filename}: an OME-TIFF of {len(series.levels)} levels that cannot be read "
+            f"({error}), and OpenSlide sees only the first — convert it to a plain pyramidal TIFF",
+            "unsupported-format",
+        ) from error
+
+
+def _of_levels(pages: list[tifffile.TiffPage], info: SlideInfo) -> list[tifffile.TiffPage]:
     """Return the page of each level: of its size, or (Philips) of its size in whole tiles."""
     found = []
     tiled = [page for page in pages if page.is_tiled]
@@ -81,28 +106,43 @@ def _of_levels(
     return found
 
 
-def _level(page: tifffile.TiffPage) -> TiffLevel:
-    if page.compression != _JPEG:
+def _level(page: tifffile.TiffPage, *, jpeg_only: bool = True) -> TiffLevel:
+    is_jpeg = page.compression == _JPEG
+    if not page.is_tiled or (jpeg_only and not is_jpeg):
         name = getattr(page.compression, "name", page.compression)
-        raise UnfitError(f"tiles are compressed as {name}, not JPEG")
+        raise UnfitError(f"it is compressed as {name}, not as tiles of JPEG")
     if (page.samplesperpixel, page.bitspersample) != (3, 8) or page.imagedepth != 1:
-        raise UnfitError(f"{page.samplesperpixel} samples of {page.bitspersample} bits per pixel")
+        raise UnfitError(f"it has {page.samplesperpixel} samples of {page.bitspersample} bits")
     if page.photometric not in _TRANSFORM or page.planarconfig != _CONTIGUOUS:
-        raise UnfitError(f"colours are stored as {page.photometric!r}")
+        raise UnfitError(f"its colours are stored as {page.photometric!r}")
     if "Orientation" in page.tags and page.tags["Orientation"].value != _UPRIGHT:
-        raise UnfitError("the picture is stored turned")
+        raise UnfitError("it is stored turned")
     columns = -(-page.imagewidth // page.tilewidth)
     rows = -(-page.imagelength // page.tilelength)
     offsets = np.asarray(page.dataoffsets, np.int64)
     counts = np.asarray(page.databytecounts, np.int64)
     if len(offsets) != rows * columns or len(counts) != rows * columns:
-        raise UnfitError(f"{len(offsets)} tiles where {columns}x{rows} are needed")
+        raise UnfitError(f"it has {len(offsets)} tiles where {columns}x{rows} are needed")
+    if counts.max(initial=0) > _MOST_BYTES:
+        raise UnfitError("it claims tiles of more bytes than any has")
     return TiffLevel(
+        (page.imagewidth, page.imagelength),
         (page.tilewidth, page.tilelength),
         offsets.reshape(rows, columns),
         counts.reshape(rows, columns),
-        _head(page),
+        _head(page) if is_jpeg else b"",
+        None if is_jpeg else _decoder(page),
     )
+
+
+def _decoder(page: tifffile.TiffPage) -> Callable[[bytes], NDArray[np.uint8]]:
+    def decode(stream: bytes) -> NDArray[np.uint8]:
+        pixels, *_ = page.decode(stream, 0)
+        if pixels is None:
+            raise ValueError("no pixels")
+        return np.array(pixels, np.uint8).reshape(page.tilelength, page.tilewidth, 3)
+
+    return decode
 
 
 def _head(page: tifffile.TiffPage) -> bytes:

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from wsi.errors import RegionError
-from wsi.slides.base import Box, Region, Slide
-from wsi.slides.openslide_reader import OpenSlideReader
+from wsi.errors import RegionError, SlideOpenError
+from wsi.slides.base import Box, Region, Slide, SlideInfo, own_ratios
+from wsi.slides.openslide_reader import HIDDEN_LEVELS, OpenSlideReader
 from wsi.slides.tiff_index import TiffLevel, index_levels
 from wsi.slides.tiff_tiles import FileTiles
 
@@ -49,13 +49,13 @@ class TiffReader(Slide):
             use_magnification=use_magnification,
             assume_mpp=assume_mpp,
         )
-        self._levels = index_levels(path, self._reference.info)
+        self._index: tuple[TiffLevel, ...] | None = index_levels(path, self._reference.info)
         self._half_dct = half_dct
         self._threads = threads
         self._trust: bool | None = None
         self._tiles: FileTiles | None = None
         self._pid = os.getpid()
-        self.info = replace(self._reference.info, reader="tiff")
+        self.info = replace(_with_levels(self._reference.info, self._index), reader="tiff")
 
     @property
     def properties(self) -> dict[str, Any]:
@@ -68,7 +68,13 @@ class TiffReader(Slide):
         self._reference.close()
 
     def __getstate__(self) -> dict[str, object]:
-        return self.__dict__ | {"_tiles": None}
+        return self.__dict__ | {"_tiles": None, "_index": None}
+
+    @property
+    def _levels(self) -> tuple[TiffLevel, ...]:
+        if self._index is None:  # in a process that was given this slide
+            self._index = index_levels(self.info.path, self._reference.info)
+        return self._index
 
     def _region(self, level: int, xy: tuple[int, int], size: tuple[int, int]) -> Region:
         (region,) = self._regions(level, [(*xy, *size)])
@@ -85,12 +91,11 @@ class TiffReader(Slide):
 
     def _step(self, level: int, scale: tuple[float, float]) -> int:
         tile = self._levels[level].tile
-        coarse = min(scale) >= 2 * (1 - _HALF_TOLERANCE) and not (tile[0] % 2 or tile[1] % 2)
-        return 2 if self._half_dct and coarse and self._is_trusted() else 1
+        halves = self._levels[level].decode is None and not (tile[0] % 2 or tile[1] % 2)
+        coarse = min(scale) >= 2 * (1 - _HALF_TOLERANCE)
+        return 2 if self._half_dct and halves and coarse and self._is_trusted() else 1
 
-    def _own(
-        self, level: int, boxes: Sequence[Box], step: int
-    ) -> Iterator[Region | RegionError]:
+    def _own(self, level: int, boxes: Sequence[Box], step: int) -> Iterator[Region | RegionError]:
         regions = self._open_tiles().regions(level, boxes, step)
         # OpenSlide draws a tile that an Aperio level lacks from the finer level.
         filled = self.info.vendor == "aperio" and level > 0 and step == 1
@@ -110,16 +115,24 @@ class TiffReader(Slide):
 
     def _is_trusted(self) -> bool:
         if self._trust is None:
-            differing = next((k for k in range(len(self._levels)) if not self._agrees(k)), None)
+            shared = range(len(self._reference.info.level_sizes))
+            differing = next((k for k in shared if not self._agrees(k)), None)
             self._trust = differing is None
             if differing is not None:
                 note = f"level {differing} decodes to other pixels than OpenSlide's"
+                if len(shared) < len(self._levels):
+                    raise SlideOpenError(
+                        f"{self.info.path.name}: its {note}, and OpenSlide does not see the other "
+                        "levels — convert it to a plain pyramidal TIFF",
+                        "unsupported-format",
+                    )
                 self.info = replace(self.info, reader="openslide", reader_note=note)
         return self._trust
 
     def _agrees(self, level: int) -> bool:
         """Return whether OpenSlide gives the same pixels in file tiles of this level."""
-        boxes = (self._comparable(level, place) for place in _samples(self._levels[level]))
+        places = _samples(self._levels[level])[: 2 if level == 0 else 1]
+        boxes = (self._comparable(level, place) for place in places)
         return all(self._same(level, box) for box in boxes if box)
 
     def _comparable(self, level: int, place: tuple[int, int]) -> Box | None:
@@ -139,13 +152,26 @@ class TiffReader(Slide):
         return bool(np.array_equal(own.pixels, reference.pixels))
 
 
-def _samples(level: TiffLevel) -> set[tuple[int, int]]:
-    """Return the first file tile that was scanned, and the one with most in it."""
+def _with_levels(info: SlideInfo, levels: Sequence[TiffLevel]) -> SlideInfo:
+    """Return `info` with the levels that OpenSlide does not see."""
+    if len(levels) == len(info.level_sizes):
+        return info
+    sizes = tuple(level.size for level in levels)
+    return replace(
+        info,
+        level_sizes=sizes,
+        downsamples=own_ratios(info.size0, sizes),
+        notes=tuple(note for note in info.notes if note != HIDDEN_LEVELS),
+    )
+
+
+def _samples(level: TiffLevel) -> list[tuple[int, int]]:
+    """Return the file tile with most in it, and the first one that was scanned."""
     rows, columns = np.nonzero(level.counts)
     if not len(rows):
-        return set()
+        return []
     fullest = np.unravel_index(int(level.counts.argmax()), level.counts.shape)
-    return {(int(rows[0]), int(columns[0])), (int(fullest[0]), int(fullest[1]))}
+    return [(int(fullest[0]), int(fullest[1])), (int(rows[0]), int(columns[0]))]
 
 
 def _whole_start(start: int, length: int, downsample: float) -> tuple[int, int]:

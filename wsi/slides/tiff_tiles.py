@@ -158,12 +158,14 @@ class FileTiles:
     def _pixels(self, index: TiffLevel, place: Place, stream: memoryview, step: int) -> Decoded:
         if not len(stream) and _span(index, place)[1] == 0:
             return None
-        if index.head:
-            stream = memoryview(index.head + stream[after_application_markers(stream) :])
         tw, th = index.tile
         try:
-            pixels = _decode_jpeg(stream, th, tw, step)
-        except ValueError as error:
+            if index.decode is not None:
+                pixels = index.decode(bytes(stream))
+            else:
+                own = stream[after_application_markers(stream) :] if index.head else stream
+                pixels = _decode_jpeg(index.head + own, th, tw, step)
+        except (ValueError, RuntimeError) as error:
             return self._error(place, str(error))
         if pixels.shape != (th // step, tw // step, 3):
             return self._error(place, f"it is {pixels.shape[1]}x{pixels.shape[0]} px")
@@ -229,7 +231,7 @@ class _Waiting:
         return getattr(self.get(), "nbytes", 0)
 
 
-def _decode_jpeg(stream: memoryview, height: int, width: int, step: int) -> Pixels:
+def _decode_jpeg(stream: bytes, height: int, width: int, step: int) -> Pixels:
     size = {"min_height": height // step, "min_width": width // step, "min_factor": step}
     options = size if step > 1 else {}
     try:
