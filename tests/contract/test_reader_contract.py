@@ -7,6 +7,7 @@ import pickle
 from pathlib import Path
 
 import numpy as np
+import openslide
 import pytest
 from PIL import Image
 from scipy.interpolate import interp1d
@@ -16,6 +17,7 @@ from wsi.slides import READERS, Slide
 from wsi.slides.dress import write_slide
 from wsi.slides.image_reader import ImageReader
 from wsi.slides.openslide_reader import OpenSlideReader
+from wsi.slides.tiff_reader import TiffReader
 
 MPP = 0.5
 W, H = 601, 433  # odd, so that no edge falls on a file tile's
@@ -112,8 +114,13 @@ class ReaderContract:
 
     def test_a_thumbnail_in_blocks_is_seamless(self, slide, pixels, monkeypatch) -> None:
         asked = []
-        region = slide._region
-        monkeypatch.setattr(slide, "_region", lambda *a: (asked.append(a[2]), region(*a))[1])
+        regions = slide._regions
+
+        def noted(level, boxes, step=1):
+            asked.extend(box[2:] for box in boxes)
+            return regions(level, boxes, step)
+
+        monkeypatch.setattr(slide, "_regions", noted)
         monkeypatch.setattr("wsi.slides.base._BLOCK_PX", 10_000)
         thumbnail = slide.thumbnail(W / 100)  # 6.01 and 6.01388 pixels
         assert len(asked) > 20
@@ -228,6 +235,31 @@ class TestImageReader(ReaderContract):
 
     def write(self, path: Path, pixels: np.ndarray) -> None:
         Image.fromarray(pixels).save(path)
+
+
+class TestTiffReader(ReaderContract):
+    """JPEG does not keep what was written; what OpenSlide makes of the file is what counts."""
+
+    kind = TiffReader
+    suffix = ".svs"
+
+    @pytest.fixture
+    def pixels(self, tmp_path: Path) -> np.ndarray:
+        path = tmp_path / "what openslide sees.svs"
+        self.write(path, _noise())
+        with openslide.OpenSlide(path) as slide:
+            return np.asarray(slide.read_region((0, 0), 0, (W, H)).convert("RGB"))
+
+    def write(self, path: Path, pixels: np.ndarray) -> None:
+        noise = _noise(int(pixels[0, 0, 0] == _noise(1)[0, 0, 0]))
+        write_slide(path, [noise], mpp=None, dress="aperio", subsampling="444", shared_tables=True)
+
+    def damaged(self, path: Path) -> bytes:
+        """Return the file with a whole JPEG tile zeroed; parts of one may decode to nonsense."""
+        content = bytearray(path.read_bytes())
+        quarter = len(content) // 4
+        content[quarter : 3 * quarter] = bytes(2 * quarter)
+        return bytes(content)
 
 
 def test_every_reader_is_under_contract() -> None:

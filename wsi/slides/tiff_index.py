@@ -67,9 +67,13 @@ def index_levels(path: Path, info: SlideInfo) -> tuple[TiffLevel, ...]:
                 return _ome_levels(tiff)
             pages = [page for page in tiff.pages if isinstance(page, tifffile.TiffPage)]
             _check_overlaps(info, pages[0])
-            return tuple(_level(page) for page in _of_levels(pages, info))
+            levels = tuple(_level(page) for page in _of_levels(pages, info))
     except (tifffile.TiffFileError, OSError, ValueError, LookupError, TypeError) as error:
         raise UnfitError(f"its TIFF directory cannot be read ({error})") from error
+    if info.vendor == "aperio" and any((level.counts == 0).any() for level in levels):
+        # It distrusts what coarser levels show there, too.
+        raise UnfitError("it lacks tiles, which OpenSlide redraws from finer levels")
+    return levels
 
 
 def _ome_levels(tiff: tifffile.TiffFile) -> tuple[TiffLevel, ...]:

@@ -96,14 +96,12 @@ class TiffReader(Slide):
         return 2 if self._half_dct and halves and coarse and self._is_trusted() else 1
 
     def _own(self, level: int, boxes: Sequence[Box], step: int) -> Iterator[Region | RegionError]:
-        regions = self._open_tiles().regions(level, boxes, step)
-        # OpenSlide draws a tile that an Aperio level lacks from the finer level.
-        filled = self.info.vendor == "aperio" and level > 0 and step == 1
-        for box, region in zip(boxes, regions, strict=True):
-            if filled and isinstance(region, Region) and region.alpha is not None:
-                yield from self._reference._regions(level, [box])
-            else:
-                yield region
+        failed = False
+        for region in self._open_tiles().regions(level, boxes, step):
+            failed = failed or isinstance(region, RegionError)
+            yield region
+        if failed:  # the file may have been mended or replaced when it is read again
+            self.close()
 
     def _open_tiles(self) -> FileTiles:
         if self._tiles is None or self._pid != os.getpid():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -44,13 +45,14 @@ class FileTiles:
         self._levels = levels
         self._threads = threads
         self._file = os.open(path, os.O_RDONLY)
+        self._close = weakref.finalize(self, os.close, self._file)
         self._pool: ThreadPoolExecutor | None = None
 
     def close(self) -> None:
         """Close the file and end the threads."""
         if self._pool is not None:
             self._pool.shutdown()
-        os.close(self._file)
+        self._close()
 
     def regions(
         self, level: int, boxes: Sequence[Box], step: int = 1
@@ -164,7 +166,7 @@ class FileTiles:
                 pixels = index.decode(bytes(stream))
             else:
                 own = stream[after_application_markers(stream) :] if index.head else stream
-                pixels = _decode_jpeg(index.head + own, th, tw, step)
+                pixels = _decode_jpeg(index.head + bytes(own), th, tw, step)
         except (ValueError, RuntimeError) as error:
             return self._error(place, str(error))
         if pixels.shape != (th // step, tw // step, 3):
@@ -232,15 +234,18 @@ class _Waiting:
 
 
 def _decode_jpeg(stream: bytes, height: int, width: int, step: int) -> Pixels:
-    size = {"min_height": height // step, "min_width": width // step, "min_factor": step}
-    options = size if step > 1 else {}
+    least = (height // step, width // step) if step > 1 else (0, 0)
     try:
-        return simplejpeg.decode_jpeg(stream, "RGB", **options)
+        return simplejpeg.decode_jpeg(
+            stream, "RGB", min_height=least[0], min_width=least[1], min_factor=step
+        )
     except ValueError as error:
         # Padding before the end of the stream is common and harmless; all else is damage.
         if "extraneous bytes before marker 0xd9" not in str(error):
             raise
-        return simplejpeg.decode_jpeg(stream, "RGB", strict=False, **options)
+        return simplejpeg.decode_jpeg(
+            stream, "RGB", min_height=least[0], min_width=least[1], min_factor=step, strict=False
+        )
 
 
 def _span(index: TiffLevel, place: Place) -> tuple[int, int]:
