@@ -40,6 +40,7 @@ def values(n: int = 4, dim: int = 3) -> dict[str, Any]:
         {"tissue": {"settings": {"method": "hsv"}}},
         {"encoder": {"name": "texture-v1", "fingerprint": "e2"}},
         {"precision": "float32"},
+        {"quality": {"settings": {"max_blur": 0.5}}},
     ],
 )
 def test_a_changed_setting_changes_both_keys(changes):
@@ -68,6 +69,7 @@ def test_what_is_of_one_slide_changes_its_key_only(changes):
         {"tiling": {"settings": {"tile_px": 256, "mpp": 0.5}}},
         {"encoder": {"fingerprint": "e1"}},
         {"tissue": {"settings": {"method": "od_otsu"}, "found": {"threshold": 0.3}}},
+        {"quality": {"settings": {}, "fold": 0.1}},
     ],
 )
 def test_what_the_features_do_not_depend_on_changes_no_key(changes):
@@ -112,6 +114,9 @@ def test_provenance_does_not_follow_later_changes_of_its_source():
         {"tissue": np.ones(4, np.float32)},
         {"tissue": np.full(4, np.nan, np.float16)},
         {"tissue": np.full(4, 1.5, np.float16)},
+        {"quality": {"blur": np.zeros(4, np.float16)}},
+        {"quality": dict.fromkeys(("blur", "pen", "fold"), np.zeros(4))},
+        {"quality": dict.fromkeys(("blur", "pen", "fold"), np.full(4, 2, np.float16))},
     ],
 )
 def test_a_malformed_bag_is_refused(changes):

@@ -35,6 +35,7 @@ def bag() -> Bag:
             tissue={"settings": {"method": "od_otsu"}},
             precision="float16",
         ),
+        quality={k: rng.uniform(size=N).astype(np.float16) for k in ("blur", "pen", "fold")},
     )
 
 
@@ -54,18 +55,19 @@ def accept(store: H5Store) -> None:
 
 def test_plain_h5py_reads_features_and_coords_by_the_usual_names(store, bag):
     with h5py.File(store.root / "a.h5", "r") as file:
-        assert sorted(file) == ["coords", "features", "tissue"]
+        assert sorted(file) == ["blur", "coords", "features", "fold", "pen", "tissue"]
         for name, expected in [
             ("features", bag.features),
             ("coords", bag.xy0),
             ("tissue", bag.tissue),
+            *(bag.quality or {}).items(),
         ]:
             data = file[name]
             np.testing.assert_array_equal(data[:], expected)
             assert data.dtype == expected.dtype
             assert data.chunks is None
             assert data.compression is None
-        assert file.attrs["schema_version"] == "wsi-bag/1"
+        assert file.attrs["schema_version"] == "wsi-bag/2"
         assert file.attrs["slide_id"] == "a"
         for name in ("slide", "tiling", "encoder", "tissue"):
             assert json.loads(file.attrs[name]) == getattr(bag.provenance, name)
@@ -78,6 +80,7 @@ def test_a_bag_made_by_plain_h5py_of_the_same_layout_is_read(store, bag):
     with h5py.File(store.root / "a.h5", "w") as file:
         file.attrs.update(attributes)
         file.update({"features": bag.features, "coords": bag.xy0, "tissue": bag.tissue})
+        file.update(bag.quality)
     accept(store)
     np.testing.assert_array_equal(store.read("a").features, bag.features)
     assert store.verify("a") == []
@@ -163,6 +166,19 @@ def test_anything_but_plain_data_inside_the_file_is_refused(store, tmp_path, tam
     accept(store)
     with pytest.raises(BagCorruptError, match=r"a\.h5"):
         store.read("a")
+    assert [f.state for f in store.verify("a")] == ["corrupt"]
+
+
+@pytest.mark.parametrize("name", ["blur", "pen", "fold"])
+def test_scores_that_were_lost_or_changed_are_noticed(store, bag, name):
+    with h5py.File(store.root / "a.h5", "r+") as file:
+        file[name][3] = 1.5
+    accept(store)
+    with pytest.raises(BagCorruptError, match=rf"1 {name} scores"):
+        store.read("a")
+    with h5py.File(store.root / "a.h5", "r+") as file:
+        del file[name]
+    accept(store)
     assert [f.state for f in store.verify("a")] == ["corrupt"]
 
 

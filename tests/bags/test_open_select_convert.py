@@ -39,6 +39,7 @@ def bag(slide_id: str, dim: int = 4, **settings: Any) -> Bag:
         rng.integers(0, 999, (9, 2)).astype(np.int32),
         rng.uniform(size=9).astype(np.float16),
         provenance(slide_id, **settings),
+        {k: rng.uniform(size=9).astype(np.float16) for k in ("blur", "pen", "fold")},
     )
 
 
@@ -149,7 +150,8 @@ def test_conversion_there_and_back_loses_nothing(tmp_path, fmt, to):
     originals = {slide_id: bag(slide_id) for slide_id in ("site/a", "site/bb")}
     for original in originals.values():
         counts, timings = {"planned": 11, "bad": 2}, {"decode_s": 0.5}
-        source.put(original, counts=counts, timings=timings, max_rel_error=1e-4)
+        bad = [{"xy0": [1, 2], "reason": "no such marker"}]
+        source.put(original, counts=counts, timings=timings, max_rel_error=1e-4, bad_tiles=bad)
     source.write_empty("c", provenance("c"), reason="no-tissue", counts={"planned": 0})
     assert list(convert(source, tmp_path / "there", to)) == ["c", "site/a", "site/bb"]
     there = open_store(tmp_path / "there", to)
@@ -161,6 +163,11 @@ def test_conversion_there_and_back_loses_nothing(tmp_path, fmt, to):
             np.testing.assert_array_equal(read.features, original.features)
             np.testing.assert_array_equal(read.xy0, original.xy0)
             np.testing.assert_array_equal(read.tissue, original.tissue)
+            assert original.quality is not None
+            assert read.quality is not None
+            for name, values in original.quality.items():
+                np.testing.assert_array_equal(read.quality[name], values)
+            assert info.bad_tiles == [{"xy0": [1, 2], "reason": "no such marker"}]
             assert read.provenance == original.provenance
             assert info.key == original.provenance.key
             assert (info.counts, info.timings) == ({"planned": 11, "bad": 2}, {"decode_s": 0.5})

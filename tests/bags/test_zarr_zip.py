@@ -36,6 +36,7 @@ def bag() -> Bag:
             tissue={"settings": {"method": "od_otsu"}},
             precision="float16",
         ),
+        quality={k: rng.uniform(size=N).astype(np.float16) for k in ("blur", "pen", "fold")},
     )
 
 
@@ -66,11 +67,12 @@ def members(path: Path) -> dict[str, bytes]:
 def test_plain_zarr_reads_the_same_names_and_attributes(store, bag):
     with ZipStore(store.root / "a.zarr.zip", mode="r") as opened:
         group = zarr.open_group(opened, mode="r")
-        assert sorted(group.array_keys()) == ["coords", "features", "tissue"]
+        assert sorted(group.array_keys()) == ["blur", "coords", "features", "fold", "pen", "tissue"]
         for name, expected in [
             ("features", bag.features),
             ("coords", bag.xy0),
             ("tissue", bag.tissue),
+            *(bag.quality or {}).items(),
         ]:
             data = group[name]
             np.testing.assert_array_equal(data[:], expected)
@@ -78,7 +80,7 @@ def test_plain_zarr_reads_the_same_names_and_attributes(store, bag):
             assert data.metadata.zarr_format == 3
             assert data.chunks[0] >= 1024
             assert any(isinstance(codec, Crc32cCodec) for codec in data.metadata.codecs)
-        assert group.attrs["schema_version"] == "wsi-bag/1"
+        assert group.attrs["schema_version"] == "wsi-bag/2"
         assert group.attrs["encoder"] == bag.provenance.encoder
 
 
@@ -100,8 +102,28 @@ def test_a_flipped_bit_in_a_chunk_is_noticed_by_reading_alone(store):
         store.read("a")
 
 
+@pytest.mark.parametrize("name", ["blur", "pen", "fold"])
+def test_a_flipped_bit_in_a_score_is_noticed_by_reading_alone(store, name):
+    path = store.root / "a.zarr.zip"
+    content = members(path)
+    chunk = bytearray(content[f"{name}/c/1"])
+    chunk[100] ^= 1
+    rewrite_members(path, content | {f"{name}/c/1": bytes(chunk)})
+    accept(store)
+    with pytest.raises(BagCorruptError, match="checksum"):
+        store.read("a")
+
+
 @pytest.mark.parametrize(
-    "lost", ["features/c/1/0", "tissue/c/2", "features/zarr.json", "zarr.json"]
+    "lost",
+    [
+        "features/c/1/0",
+        "tissue/c/2",
+        "pen/c/0",
+        "features/zarr.json",
+        "fold/zarr.json",
+        "zarr.json",
+    ],
 )
 def test_a_lost_member_is_noticed_and_never_read_as_zeros(store, lost):
     path = store.root / "a.zarr.zip"

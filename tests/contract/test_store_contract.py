@@ -64,7 +64,13 @@ def bag(slide_id: str = "a", seed: int = 0, n: int = 20) -> Bag:
         xy0.astype(np.int32),
         tissue.astype(np.float16),
         made,
+        scores(n, seed),
     )
+
+
+def scores(n: int, seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng([seed, 1])
+    return {name: rng.uniform(0, 1, n).astype(np.float16) for name in ("blur", "pen", "fold")}
 
 
 def flip(path: Path, position: int, mask: int = 1) -> None:
@@ -182,6 +188,85 @@ class StoreContract:
             store.writer(slide_id, 1, 1, provenance())
         with pytest.raises(CohortError):
             store.info(slide_id)
+
+    # -- scores and bad tiles -----------------------------------------------------------------
+
+    def test_scores_read_back_are_those_appended(self, store):
+        features, xy0, tissue = arrays()
+        given = scores(ROWS)
+        with store.writer("a", ROWS, DIM, provenance()) as writer:
+            for part in np.array_split(np.arange(ROWS), 7):
+                of_part = {name: values[part] for name, values in given.items()}
+                writer.append(features[part], xy0[part], tissue[part], of_part)
+        rows = np.array([5, 3, 2400, 3])
+        whole, some = store.read("a"), store.read("a", rows)
+        assert list(whole.quality) == list(given)
+        for name, values in given.items():
+            assert whole.quality[name].dtype == np.float16
+            np.testing.assert_array_equal(whole.quality[name], values)
+            np.testing.assert_array_equal(some.quality[name], values[rows])
+        np.testing.assert_array_equal(whole.features, features.astype(np.float16))
+        assert store.verify("a") == []
+
+    def test_a_bag_without_scores_says_so(self, store):
+        features, xy0, tissue = arrays(10)
+        with store.writer("a", 10, DIM, provenance()) as writer:
+            writer.append(features, xy0, tissue)
+        assert store.read("a").quality is None
+        assert list(store.info("a").scores) == []
+
+    @pytest.mark.parametrize(
+        "given",
+        [
+            {"blur": np.zeros(4)},
+            {name: np.zeros(4) for name in ("pen", "fold", "blur")},
+            {name: np.zeros(4) for name in ("blur", "pen", "fold", "dust")},
+            scores(4) | {"pen": np.zeros(3)},
+            scores(4) | {"fold": np.full(4, 1.5)},
+            scores(4) | {"fold": np.full(4, np.nan)},
+        ],
+    )
+    def test_other_scores_are_refused(self, store, given):
+        features, xy0, tissue = arrays(4)
+        with pytest.raises(BagError), store.writer("a", 4, DIM, provenance()) as writer:
+            writer.append(features, xy0, tissue, given)
+        assert self.files(store) == []
+
+    def test_scores_for_some_rows_only_are_refused(self, store):
+        features, xy0, tissue = arrays(4)
+        with pytest.raises(BagError, match="some rows"):  # noqa: SIM117, PT012
+            with store.writer("a", 8, DIM, provenance()) as writer:
+                writer.append(features, xy0, tissue, scores(4))
+                writer.append(features, xy0, tissue)
+        assert self.files(store) == []
+
+    def test_bad_tiles_are_named_in_the_sidecar(self, store):
+        features, xy0, tissue = arrays(4)
+        bad = [{"xy0": [512, 1024], "reason": "no such marker"}]
+        with store.writer("a", 5, DIM, provenance()) as writer:
+            writer.append(features, xy0, tissue)
+            writer.leave_out(1, "bad")
+            writer.bad_tiles += bad
+        content = json.loads((store.root / "a.json").read_text())
+        assert content["bad_tiles"] == bad
+        assert content["counts"] == {"planned": 5, "bad": 1}
+        assert store.info("a").bad_tiles == bad
+
+    @pytest.mark.parametrize(
+        ("reasons", "said"),
+        [
+            (["missing", "missing"], "no-data"),
+            (["missing", "dropped-blur"], "all-dropped"),
+            (["dropped-pen", "dropped-fold"], "all-dropped"),
+        ],
+    )
+    def test_a_slide_of_which_all_was_left_out_says_why(self, store, reasons, said):
+        with store.writer("a", 2, DIM, provenance()) as writer:
+            for reason in reasons:
+                writer.leave_out(1, reason)
+        info = store.info("a")
+        assert (info.status, info.reason) == ("empty", said)
+        assert sum(info.counts[reason] for reason in set(reasons)) == 2
 
     # -- completeness -------------------------------------------------------------------------
 
@@ -402,7 +487,7 @@ class StoreContract:
     def test_sidecar_is_plain_json_for_others(self, store):
         store.put(bag("a"), counts={"planned": 20, "missing": 4})
         content = json.loads((store.root / "a.json").read_text())
-        assert content["schema"] == "wsi-bag/1"
+        assert content["schema"] == "wsi-bag/2"
         assert (content["n"], content["dim"], content["dtype"]) == (20, DIM, "float16")
         assert content["counts"]["missing"] == 4
         assert content["provenance"]["encoder"]["name"] == "texture-v1"

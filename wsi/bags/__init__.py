@@ -4,11 +4,14 @@ from wsi.bags.bag import Bag, Provenance
 from wsi.bags.base import BagStore, Finding
 from wsi.bags.convert import convert
 from wsi.bags.open import STORES, create_store, open_store
+from wsi.bags.scores import SCORES, TileFilter, beyond
 from wsi.bags.select import check_uniform
 from wsi.bags.sidecar import BagInfo
-from wsi.bags.writer import BagWriter
+from wsi.bags.writer import DROPPED, BagWriter
 
 __all__ = [
+    "DROPPED",
+    "SCORES",
     "STORES",
     "Bag",
     "BagInfo",
@@ -16,6 +19,8 @@ __all__ = [
     "BagWriter",
     "Finding",
     "Provenance",
+    "TileFilter",
+    "beyond",
     "check_uniform",
     "convert",
     "create_store",

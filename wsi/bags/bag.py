@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
 
+from wsi.bags.scores import Scores, check_scores
 from wsi.errors import BagError
 from wsi.files import check_slide_id, sha256_json
 
-SCHEMA = "wsi-bag/1"
+SCHEMA = "wsi-bag/2"
+READABLE = (SCHEMA, "wsi-bag/1")  # the first had no scores and no list of bad tiles
+_KEYED = "wsi-bag/1"  # a format that stores the same features must not change their key
 Precision = Literal["float16", "float32"]
 Json = dict[str, Any]
 
@@ -40,6 +43,8 @@ class Provenance:
             bags belong to the set, so training takes them, and their sidecars say so. Anything
             else enters neither.
         precision: of the stored features.
+        quality: `settings` (limits on the scores of tiles), which enter the keys where there are
+            any; anything else enters neither.
 
     Raises:
         BagError: a part lacks its fingerprint or settings, or is not JSON.
@@ -50,13 +55,17 @@ class Provenance:
     encoder: Json
     tissue: Json
     precision: Precision
+    quality: Json = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for part, field in _NEEDED:
+        for part, needed in _NEEDED:
             value = _plain_json(part, getattr(self, part))
-            if value.get(field) in (None, ""):
-                raise BagError(f"provenance: {part} has no '{field}' — give one, it enters the key")
+            if value.get(needed) in (None, ""):
+                raise BagError(
+                    f"provenance: {part} has no '{needed}' — give one, it enters the key"
+                )
             object.__setattr__(self, part, value)
+        object.__setattr__(self, "quality", _plain_json("quality", self.quality))
         if self.precision not in get_args(Precision):
             raise BagError(f"provenance: precision {self.precision!r} — use float16 or float32")
 
@@ -68,7 +77,7 @@ class Provenance:
         own: Json = {"mask": self.tissue.get("mask")}
         if self.tissue.get("overrides"):  # absent from the keys of bags written before there were
             own["overrides"] = self.tissue["overrides"]
-        return sha256_json({"schema": SCHEMA, **slide, **own, **self.recipe})
+        return sha256_json({"schema": _KEYED, **slide, **own, **self.recipe})
 
     @property
     def recipe_key(self) -> str:
@@ -78,16 +87,19 @@ class Provenance:
     @property
     def recipe(self) -> Json:
         """Return the settings that all bags of one set must share."""
-        return {
+        recipe = {
             "tiling": self.tiling["settings"],
             "tissue": self.tissue["settings"],
             "encoder": self.encoder["fingerprint"],
             "precision": self.precision,
         }
+        limits = self.quality.get("settings")
+        return recipe | {"quality": limits} if limits else recipe
 
     def to_json(self) -> Json:
         """Return the fields as one JSON object."""
-        return {part: getattr(self, part) for part, _ in _NEEDED} | {"precision": self.precision}
+        parts = (*(part for part, _ in _NEEDED), "quality", "precision")
+        return {part: getattr(self, part) for part in parts}
 
 
 @dataclass(frozen=True)
@@ -100,6 +112,8 @@ class Bag:
         xy0: (N, 2) int32, top-left corners (x, y) in level-0 pixels.
         tissue: (N,) float16, tissue fraction of each tile in [0, 1].
         provenance: what the features were made from.
+        quality: `blur`, `pen` and `fold` of each tile, float16 (N,) in [0, 1]; None where the
+            bag was made without.
 
     Raises:
         BagError: shapes or types differ from the above, a value is not finite, or N is 0.
@@ -110,6 +124,7 @@ class Bag:
     xy0: np.ndarray
     tissue: np.ndarray
     provenance: Provenance
+    quality: Scores | None = None
 
     def __post_init__(self) -> None:
         check_slide_id(self.slide_id)
@@ -125,6 +140,8 @@ class Bag:
             raise BagError(f"bag {self.slide_id}: no features — store it with write_empty")
         check_finite(f"bag {self.slide_id}", self.features)
         check_fractions(f"bag {self.slide_id}", self.tissue)
+        if self.quality is not None:
+            check_scores(f"bag {self.slide_id}", self.quality, n)
 
     def __len__(self) -> int:
         return len(self.features)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -13,6 +13,7 @@ import numpy as np
 
 import wsi
 from wsi.bags.bag import Bag, Json, Provenance
+from wsi.bags.layout import StoredBag
 from wsi.bags.sidecar import (
     SUFFIX,
     BagInfo,
@@ -41,17 +42,6 @@ class Finding:
     name: str
     state: Literal["corrupt", "missing", "temporary", "orphan"]
     message: str
-
-
-@dataclass(frozen=True)
-class StoredBag:
-    """What a backend finds in a file: features (k, D), xy0 (k, 2), tissue (k,), and whose."""
-
-    features: np.ndarray
-    xy0: np.ndarray
-    tissue: np.ndarray
-    slide_id: object
-    key: object
 
 
 class BagStore(ABC):
@@ -139,6 +129,7 @@ class BagStore(ABC):
         timings: Timings | None = None,
         versions: Versions | None = None,
         max_rel_error: float | None = None,
+        bad_tiles: Sequence[Json] = (),
     ) -> BagInfo:
         """Store a whole bag and return its sidecar; a bag of the same id is replaced."""
         versions = _versions() | dict(versions or {})
@@ -165,6 +156,8 @@ class BagStore(ABC):
             max_rel_error=max_rel_error,
             timings=dict(timings or {}),
             versions=versions,
+            scores=list(bag.quality or ()),
+            bad_tiles=list(bad_tiles),
         )
         write_sidecar(self.root, info)
         return info
@@ -177,6 +170,7 @@ class BagStore(ABC):
         reason: str,
         counts: Counts | None = None,
         timings: Timings | None = None,
+        bad_tiles: Sequence[Json] = (),
     ) -> BagInfo:
         """Record that `slide_id` was looked at and has no tiles, and return its sidecar."""
         self.remove(slide_id)
@@ -197,6 +191,7 @@ class BagStore(ABC):
             reason=reason,
             timings=dict(timings or {}),
             versions=_versions(),
+            bad_tiles=list(bad_tiles),
         )
         write_sidecar(self.root, info)
         return info
@@ -312,7 +307,7 @@ class BagStore(ABC):
             whose = f"it is the bag of slide {stored.slide_id}, key {stored.key}"
             raise self._corrupt(info, whose)
         try:
-            return Bag(info.slide_id, stored.features, stored.xy0, stored.tissue, info.provenance)
+            return stored.bag(info)
         except BagCorruptError:
             raise
         except BagError as error:

@@ -14,8 +14,8 @@ from wsi.errors import BagCorruptError
 def convert(source: BagStore, target: Path | str, fmt: str) -> Iterator[str]:
     """Yield the ids of `source` as they stand in `target` as `fmt`, empty slides included.
 
-    Features, coordinates, tissue, provenance and key stay equal. Those already there and sound
-    are left as they are.
+    Features, coordinates, tissue, scores, provenance and key stay equal. Those already there and
+    sound are left as they are.
 
     Raises:
         BagCorruptError: a source bag is damaged; it is not copied.
@@ -39,6 +39,7 @@ def _copy(source: BagStore, store: BagStore, info: BagInfo) -> None:
             reason=info.reason or "",
             counts=info.counts,
             timings=info.timings,
+            bad_tiles=info.bad_tiles,
         )
         return
     store.put(
@@ -47,4 +48,5 @@ def _copy(source: BagStore, store: BagStore, info: BagInfo) -> None:
         timings=info.timings,
         versions=info.versions,
         max_rel_error=info.max_rel_error,
+        bad_tiles=info.bad_tiles,
     )

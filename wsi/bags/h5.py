@@ -11,7 +11,8 @@ import h5py
 import numpy as np
 
 from wsi.bags.bag import SCHEMA, Bag, Json
-from wsi.bags.base import BagStore, StoredBag
+from wsi.bags.base import BagStore
+from wsi.bags.layout import StoredBag, arrays_of, datasets
 from wsi.bags.sidecar import BagInfo
 from wsi.errors import BagCorruptError, ResourceError
 
@@ -19,13 +20,13 @@ _METADATA_BYTES = 1 << 20
 
 
 class H5Store(BagStore):
-    """One `<id>.h5` per slide: `features`, `coords`, `tissue` and JSON root attributes."""
+    """One `<id>.h5` per slide: `features`, `coords`, `tissue`, scores, JSON root attributes."""
 
     format = "h5"
     suffix = ".h5"
 
     def _write_file(self, path: Path, bag: Bag, attributes: Json) -> None:
-        arrays = {"features": bag.features, "coords": bag.xy0, "tissue": bag.tissue}
+        arrays = arrays_of(bag)
         _check_space(path, sum(array.nbytes for array in arrays.values()))
         with h5py.File(path, "w") as file:
             file.attrs["schema_version"] = SCHEMA
@@ -43,14 +44,16 @@ class H5Store(BagStore):
         try:
             # A published bag never changes, and locks fail on many network file systems.
             with h5py.File(path, "r", locking=False) as file:
-                places = _places(path, file, info)
+                places = {
+                    name: _place(path, file, name, *shape) for name, shape in datasets(info).items()
+                }
                 identity = (file.attrs["slide_id"], file.attrs["key"])
         except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
             raise BagCorruptError(
                 f"{path}: not a readable bag ({error}) — run `wsi bags verify {path.parent}`"
             ) from error
-        features, xy0, tissue = (_take(path, place, rows) for place in places)
-        return StoredBag(features, xy0, tissue, *identity)
+        arrays = {name: _take(path, place, rows) for name, place in places.items()}
+        return StoredBag(arrays, *identity)
 
 
 def _reserve(file: h5py.File, name: str, array: np.ndarray) -> int:
@@ -65,15 +68,6 @@ def _reserve(file: h5py.File, name: str, array: np.ndarray) -> int:
 
 
 Place = tuple[int, np.dtype, tuple[int, ...]]
-
-
-def _places(path: Path, file: h5py.File, info: BagInfo) -> list[Place]:
-    expected = {
-        "features": ((info.n, info.dim), info.dtype),
-        "coords": ((info.n, 2), "int32"),
-        "tissue": ((info.n,), "float16"),
-    }
-    return [_place(path, file, name, *shape) for name, shape in expected.items()]
 
 
 def _place(path: Path, file: h5py.File, name: str, shape: tuple[int, ...], dtype: str) -> Place:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from wsi.bags.bag import SCHEMA, Json, Provenance
+from wsi.bags.bag import READABLE, SCHEMA, Json, Provenance
 from wsi.errors import BagCorruptError, WsiError
 from wsi.files import TEMPORARY_PREFIX, file_name_of, publish_bytes, sha256_json
 
@@ -26,11 +26,13 @@ class BagInfo:
         n, dim, dtype: shape (N, D) and type of the features; 0 tiles and width when empty.
         bytes, sha256: of the bag file.
         key, recipe_key: see `Provenance`.
-        counts: tiles by fate: planned, dropped, missing, bad ...
+        counts: tiles by fate: planned, missing, bad, dropped-blur ...
         max_rel_error: worst relative error of the stored float16 features against the float32
             ones given (those below 6.1e-5, float16's smallest normal number, are measured against
             that number); None when nothing was rounded.
         reason: why the slide is empty.
+        scores: names of the scores the bag file holds for each tile.
+        bad_tiles: the tiles counted as `bad`, each with `xy0` and `reason`.
     """
 
     slide_id: str
@@ -50,6 +52,8 @@ class BagInfo:
     reason: str | None = None
     timings: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    scores: Sequence[str] = ()
+    bad_tiles: Sequence[Json] = ()
 
 
 def sidecar_path(root: Path, slide_id: str) -> Path:
@@ -96,8 +100,8 @@ def _checked_content(path: Path) -> Json:
         content = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise _corrupt(path, "is not JSON") from error
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-        raise _corrupt(path, f"is not of schema {SCHEMA}")
+    if not isinstance(content, dict) or content.get("schema") not in READABLE:
+        raise _corrupt(path, f"is not of schema {' or '.join(READABLE)}")
     content.pop("self_sha256", None)
     # Comparing the whole text, not the hash alone, also finds changed spacing or a repeated key.
     if _render(content) != data:

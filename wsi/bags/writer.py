@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import errno
 import tempfile
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsi.bags.bag import Bag, Provenance, check_finite, check_fractions
+from wsi.bags.bag import Bag, Json, Provenance, check_finite, check_fractions
+from wsi.bags.scores import SCORES, check_scores
 from wsi.errors import BagError, ResourceError
 from wsi.files import TEMPORARY_PREFIX, check_slide_id
 
 if TYPE_CHECKING:
     from wsi.bags.base import BagStore
+
+DROPPED = "dropped-"
+"""How the counts of tiles begin that a limit on a score left out, such as `dropped-blur`."""
 
 _SMALLEST_NORMAL = float(np.finfo(np.float16).smallest_normal)
 
@@ -23,8 +28,8 @@ class BagWriter:
     """Takes one slide's rows in pieces; the bag exists when the with-block ends normally.
 
     Rows wait in a nameless file of the store's folder: memory stays flat for any slide, and a
-    killed process leaves nothing. Fill `counts`, `timings` and `versions` before the block ends.
-    Where every row was left out, the slide is stored as empty.
+    killed process leaves nothing. Fill `counts`, `timings`, `versions` and
+    `bad_tiles` before the block ends. Where every row was left out, the slide is stored as empty.
 
     Raises:
         BagError: at the end, when fewer or more rows came than planned.
@@ -37,6 +42,7 @@ class BagWriter:
         self.counts: dict[str, int] = {"planned": n}
         self.timings: dict[str, float] = {}
         self.versions: dict[str, str] = {}
+        self.bad_tiles: list[Json] = []
         self._store = store
         self._slide_id = slide_id
         self._subject = f"bag {slide_id}"
@@ -46,6 +52,7 @@ class BagWriter:
         self._rows = 0
         self._xy0: list[np.ndarray] = []
         self._tissue: list[np.ndarray] = []
+        self._scores: list[Mapping[str, np.ndarray] | None] = []
         self._max_rel_error: float | None = None
 
     def __enter__(self) -> BagWriter:
@@ -60,23 +67,34 @@ class BagWriter:
             if kind is None:
                 self._commit()
 
-    def append(self, features: np.ndarray, xy0: np.ndarray, tissue: np.ndarray) -> None:
+    def append(
+        self,
+        features: np.ndarray,
+        xy0: np.ndarray,
+        tissue: np.ndarray,
+        scores: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
         """Add k rows.
 
         Args:
             features: (k, D) float32 (or float16 when stored as such), finite.
             xy0: (k, 2) integers, top-left corners in level-0 pixels.
             tissue: (k,) tissue fractions in [0, 1].
+            scores: `blur`, `pen` and `fold`, (k,) each in [0, 1]; for all rows or for none.
 
         Raises:
             BagError: a shape, a type or a value is not as said above.
         """
         features, xy0, tissue = np.asarray(features), np.asarray(xy0), np.asarray(tissue)
         self._check_shapes(features, xy0, tissue)
+        if scores is not None:
+            scores = {name: np.asarray(values, np.float16) for name, values in scores.items()}
+            check_scores(self._subject, scores, len(features))
         stored = self._rounded(features)
         self._keep(np.ascontiguousarray(stored))
         self._xy0.append(_int32(self._subject, xy0))
         self._tissue.append(tissue.astype(np.float16))
+        self._scores.append(scores)
         self._rows += len(features)
 
     def leave_out(self, k: int, reason: str) -> None:
@@ -131,9 +149,10 @@ class BagWriter:
             self._store.write_empty(
                 self._slide_id,
                 self._provenance,
-                reason="no-data",
+                reason="all-dropped" if self._dropped() else "no-data",
                 counts=self.counts,
                 timings=self.timings,
+                bad_tiles=self.bad_tiles,
             )
             return
         self._scratch.flush()
@@ -144,6 +163,7 @@ class BagWriter:
             xy0=np.concatenate(self._xy0),
             tissue=np.concatenate(self._tissue),
             provenance=self._provenance,
+            quality=self._joined_scores(),
         )
         self._store.put(
             bag,
@@ -151,7 +171,19 @@ class BagWriter:
             timings=self.timings,
             versions=self.versions,
             max_rel_error=self._max_rel_error,
+            bad_tiles=self.bad_tiles,
         )
+
+    def _dropped(self) -> bool:
+        return any(n and reason.startswith(DROPPED) for reason, n in self.counts.items())
+
+    def _joined_scores(self) -> dict[str, np.ndarray] | None:
+        given = [scores for scores in self._scores if scores is not None]
+        if not given:
+            return None
+        if len(given) < len(self._scores):
+            raise BagError(f"{self._subject}: some rows have scores and some none — give all")
+        return {name: np.concatenate([scores[name] for scores in given]) for name in SCORES}
 
 
 def _relative_error(stored: np.ndarray, given: np.ndarray) -> float:

@@ -12,7 +12,8 @@ from zarr.codecs import Crc32cCodec
 from zarr.storage import ZipStore
 
 from wsi.bags.bag import SCHEMA, Bag, Json
-from wsi.bags.base import BagStore, StoredBag
+from wsi.bags.base import BagStore
+from wsi.bags.layout import StoredBag, arrays_of, datasets
 from wsi.bags.sidecar import BagInfo
 from wsi.errors import BagCorruptError
 
@@ -30,22 +31,17 @@ class ZarrStore(BagStore):
             # All attributes at once: a zip member cannot be rewritten.
             group = zarr.create_group(store, attributes={"schema_version": SCHEMA, **attributes})
             # A chunk that got lost then reads as NaN, which no bag holds, rather than as zeros.
-            _write_array(group, "features", bag.features, fill=np.nan)
-            _write_array(group, "coords", bag.xy0, fill=0)
-            _write_array(group, "tissue", bag.tissue, fill=np.nan)
+            for name, data in arrays_of(bag).items():
+                _write_array(group, name, data, fill=0 if data.dtype.kind == "i" else np.nan)
 
     def _read_file(self, path: Path, info: BagInfo, rows: np.ndarray | slice) -> StoredBag:
         try:
             with ZipStore(path, mode="r") as store:
                 group = zarr.open_group(store, mode="r")
-                arrays = [
-                    _array(group, "features", (info.n, info.dim), info.dtype),
-                    _array(group, "coords", (info.n, 2), "int32"),
-                    _array(group, "tissue", (info.n,), "float16"),
-                ]
-                features, xy0, tissue = (_take(array, rows) for array in arrays)
-                identity = (group.attrs["slide_id"], group.attrs["key"])
-                return StoredBag(features, xy0, tissue, *identity)
+                # All are looked at before any is read.
+                found = {name: _array(group, name, *s) for name, s in datasets(info).items()}
+                arrays = {name: _take(array, rows) for name, array in found.items()}
+                return StoredBag(arrays, group.attrs["slide_id"], group.attrs["key"])
         except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
             raise BagCorruptError(
                 f"{path}: not a readable bag ({error}) — run `wsi bags verify {path.parent}`"
