@@ -159,6 +159,7 @@ def preprocess(
     jobs: Jobs = 1,
     device: str = "cpu",
     until: Literal["tissue", "tiles", "bags"] = "bags",
+    max_bad_tiles: Annotated[int, Parameter(validator=Number(gte=0))] = 0,
     allow_quarantined: str = "0",
     retry_quarantined: Annotated[bool, Parameter(negative=())] = False,
     redo: Annotated[bool, Parameter(negative=())] = False,
@@ -183,12 +184,16 @@ def preprocess(
         Where the encoder runs: cpu, cuda, cuda:1, mps.
     until
         Stop after tissue and tiles, to look at the overlays first.
+    max_bad_tiles
+        Leave out up to this many tiles of a slide that cannot be decoded, named in its bag;
+        a slide with more is quarantined. Tiles without data do not count.
     allow_quarantined
         Exit 0 with up to this many quarantined slides, a number or a share: 5 or 2%.
     retry_quarantined
         Try slides again that failed before and have not changed.
     redo
-        Make bags again that were made with other settings.
+        Make bags again that were made with other settings, lack more bad tiles than allowed now,
+        or have no scores of their tiles.
     settle
         Leave files that changed in the last seconds to the next run: 60 while slides arrive.
     dry_run
@@ -208,6 +213,7 @@ def preprocess(
         retry_quarantined=retry_quarantined,
         allow_quarantined=allow_quarantined,
         settle=settle,
+        max_bad_tiles=max_bad_tiles,
     )
     log = None if dry_run else out / "run.log"
     return run(load_config(settings), options, common.console(log))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -23,10 +24,12 @@ from pipelines.survey import (
     survey,
     unresolved_lines,
 )
+from pipelines.tilecounts import bad_line, fates, refuse_bad, tiles_line, tiles_result
 from pipelines.workers import check_device, processes
 from wsi.bags import create_store
 from wsi.encoders import Encoder, encoder_info, load_encoder
 from wsi.errors import (
+    BadTilesError,
     BagError,
     BagMismatchError,
     ConfigError,
@@ -68,16 +71,26 @@ class Options:
     retry_quarantined: bool = False
     allow_quarantined: str = "0"
     settle: float = 0.0
+    max_bad_tiles: int = 0
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one slide ended: `done`, `empty`, or a quarantine reason with its message."""
+    """How one slide ended: `done`, `empty`, or a quarantine reason with its message.
+
+    Attributes:
+        fates: tiles by what became of them, see `pipelines.tilecounts`.
+        warning: which tiles of a bag could not be decoded; empty where all could.
+        bad_tiles: how many tiles could not be decoded where that is why it failed.
+    """
 
     slide_id: str
     state: str
     message: str = ""
     tiles: int = 0
+    fates: Mapping[str, int] = field(default_factory=dict)
+    warning: str = ""
+    bad_tiles: int = 0
 
 
 @dataclass(frozen=True)
@@ -90,6 +103,7 @@ class Work:
     out: Path
     device: str
     until: Until
+    max_bad_tiles: int = 0
 
 
 def run(config: Config, options: Options, console: Console) -> int:
@@ -109,7 +123,9 @@ def run(config: Config, options: Options, console: Console) -> int:
     encoder = load_encoder(config.encoder, options.device) if options.until == "bags" else None
     recipe = make_recipe(config, encoder) if encoder else None
     folder = recipe_folder(options.out, recipe.name, config.store) if recipe else options.out
-    work = Work(config, recipe, folder, options.out, options.device, options.until)
+    work = Work(
+        config, recipe, folder, options.out, options.device, options.until, options.max_bad_tiles
+    )
     return _Run(work, options, found, console, encoder).go()
 
 
@@ -189,9 +205,11 @@ class _Run:
         self.before = read_quarantine(self.quarantine_csv)
         self.entries: dict[str, Entry] = {}
         self.states = {"done": 0, "empty": 0}
+        self.tiles: Counter[str] = Counter()
 
     def go(self) -> int:
         self._refuse_changed_settings()
+        self._refuse_bad_tiles()
         todo = list(self._todo())
         kept = sum(self.states.values())
         if kept:
@@ -229,6 +247,23 @@ class _Run:
         for bag in changed:
             self.store.remove(bag.slide_id)
 
+    def _refuse_bad_tiles(self) -> None:
+        """Stop when done bags lack more tiles than now allowed; --redo makes them again.
+
+        With --redo also go the bags that were made before tiles had scores.
+        """
+        if self.store is None:
+            return
+        ids = {item.file.slide_id for item in self.found}
+        infos = [info for info in self.store.infos() if info.slide_id in ids]
+        if not self.options.redo:
+            refuse_bad(infos, self.options.max_bad_tiles)
+            return
+        for info in infos:
+            lacking = info.status == "done" and not info.scores
+            if lacking or len(info.bad_tiles) > self.options.max_bad_tiles:
+                self.store.remove(info.slide_id)
+
     def _todo(self) -> Iterator[Surveyed]:
         for item in self.found:
             slide_id, info = item.file.slide_id, item.info
@@ -249,12 +284,18 @@ class _Run:
         key = self.work.recipe.provenance(item.info, own=own).key
         if not self.store.holds(item.file.slide_id, key):
             return False
-        self.states[self.store.info(item.file.slide_id).status] += 1
+        info = self.store.info(item.file.slide_id)
+        self.states[info.status] += 1
+        self.tiles.update(fates(info))
+        if info.bad_tiles:
+            self.console.warn(bad_line(info))
         return True
 
     def _worth_a_retry(self, earlier: Entry, fingerprint: str) -> bool:
         changed = earlier.fingerprint != fingerprint
-        return self.options.retry_quarantined or changed or earlier.reason in _TRANSIENT
+        allowed = 0 < earlier.bad_tiles <= self.options.max_bad_tiles
+        asked = self.options.retry_quarantined or allowed
+        return asked or changed or earlier.reason in _TRANSIENT
 
     def _outcomes(self, todo: Sequence[Surveyed], tiles: TileCount) -> Iterator[Outcome]:
         if self.options.jobs <= 1 or len(todo) <= 1:
@@ -268,15 +309,18 @@ class _Run:
     def _account(self, item: Surveyed, outcome: Outcome) -> None:
         if outcome.state in self.states:
             self.states[outcome.state] += 1
+            self.tiles.update(outcome.fates)
+            if outcome.warning:
+                self.console.warn(outcome.warning)
             self.console.detail(f"{outcome.slide_id}: {outcome.state}, {outcome.tiles} tiles")
             if outcome.state == "empty":
                 self.console.warn(f"{outcome.slide_id} is empty: {outcome.message}")
         else:
-            self._quarantine(item, outcome.state, outcome.message)
+            self._quarantine(item, outcome.state, outcome.message, outcome.bad_tiles)
             self.console.warn(f"{outcome.slide_id}: {outcome.state}: {outcome.message}")
         self._write_quarantine()
 
-    def _quarantine(self, item: Surveyed, reason: str, message: str) -> None:
+    def _quarantine(self, item: Surveyed, reason: str, message: str, bad_tiles: int = 0) -> None:
         slide_id = item.file.slide_id
         fingerprint = item.info.fingerprint if item.info else ""
         earlier = self.before.get(slide_id)
@@ -284,7 +328,7 @@ class _Run:
             self.entries[slide_id] = earlier  # looked at again, but nothing was tried
             return
         self.entries[slide_id] = failed(
-            earlier, slide_id, item.file.path.name, reason, message, fingerprint
+            earlier, slide_id, item.file.path.name, reason, message, fingerprint, bad_tiles
         )
 
     def _write_quarantine(self) -> None:
@@ -299,6 +343,8 @@ class _Run:
         done, empty, bad = self.states["done"], self.states["empty"], len(self.entries)
         text = f"{len(self.found)} slides: {done} done, {empty} empty, {bad} quarantined"
         self.console.say(text)
+        if self.work.until != "tissue":
+            self.console.say(tiles_line(done + empty, self.tiles))
         if self.work.until == "bags":
             self.console.say(f"bags: {self.work.bags}")
         self.console.say(f"overlays: {self.options.out / 'thumbnails'}")
@@ -310,6 +356,7 @@ class _Run:
                 "done": done,
                 "empty": empty,
                 "quarantined": bad,
+                "tiles": tiles_result(self.tiles),
                 "bags": str(self.work.bags) if self.work.recipe else None,
             }
         )
@@ -356,11 +403,23 @@ def one_slide(
                 tiles.located(len(located.grid))
             if work.recipe is None or encoder is None:
                 state = "done" if len(located.grid) else "empty"
-                return Outcome(slide_id, state, "no tissue was found", len(located.grid))
+                n = len(located.grid)
+                return Outcome(slide_id, state, "no tissue was found", n, {"tiles": n})
             store = create_store(work.bags, config.store)
             count = tiles.read if tiles is not None else lambda n: None
-            info = embed(slide, located, encoder, work.recipe, store, on_tiles=count)
-            return Outcome(slide_id, info.status, info.reason or "", info.n)
+            info = embed(
+                slide,
+                located,
+                encoder,
+                work.recipe,
+                store,
+                max_bad_tiles=work.max_bad_tiles,
+                on_tiles=count,
+            )
+            reason = info.reason or ""
+            return Outcome(slide_id, info.status, reason, info.n, fates(info), bad_line(info))
+    except BadTilesError as error:
+        return Outcome(slide_id, error.reason, str(error), bad_tiles=error.bad)
     except SlideError as error:
         return Outcome(slide_id, error.reason, str(error))
     except BagError as error:
@@ -453,10 +512,10 @@ def _plan(config: Config, options: Options, found: Sequence[Surveyed], console: 
 def _differences(old: dict, new: dict) -> str:
     """Return the settings that differ, old -> new."""
     pairs = [
-        f"{part}.{key} {old[part].get(key)} -> {value}"
-        for part in ("tiling", "tissue")
-        for key, value in new[part].items()
-        if old[part].get(key) != value
+        f"{part}.{key} {old.get(part, {}).get(key)} -> {value}"
+        for part in ("tiling", "tissue", "quality")
+        for key, value in (dict.fromkeys(old.get(part, {})) | new.get(part, {})).items()
+        if old.get(part, {}).get(key) != value
     ]
     if old["encoder"] != new["encoder"]:
         pairs.append("another version of the encoder")

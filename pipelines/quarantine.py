@@ -20,6 +20,7 @@ class Entry:
     Attributes:
         reason: short code, stable for scripts: `no-mpp`, `decode-error`, ...
         fingerprint: of the slide file when it failed, empty where it could not be opened.
+        bad_tiles: how many tiles could not be decoded, as far as was read, where that is why.
     """
 
     slide_id: str
@@ -30,6 +31,7 @@ class Entry:
     first_time: str
     last_time: str
     fingerprint: str = ""
+    bad_tiles: int = 0
 
 
 def read_quarantine(path: Path) -> dict[str, Entry]:
@@ -39,7 +41,7 @@ def read_quarantine(path: Path) -> dict[str, Entry]:
     try:
         with path.open(encoding="utf-8", newline="") as handle:
             reader = csv.DictReader(handle)
-            if set(reader.fieldnames or ()) != {f.name for f in fields(Entry)}:
+            if {*(reader.fieldnames or ()), "bad_tiles"} != {f.name for f in fields(Entry)}:
                 raise ValueError("other columns")
             entries = [_entry(row) for row in reader]
     except (KeyError, TypeError, ValueError, csv.Error) as error:
@@ -50,8 +52,8 @@ def read_quarantine(path: Path) -> dict[str, Entry]:
 
 
 def _entry(row: dict[str, str]) -> Entry:
-    attempts = int(row.pop("attempts"))
-    return Entry(attempts=attempts, **row)
+    numbers = {name: int(row.pop(name)) for name in ("attempts", "bad_tiles") if name in row}
+    return Entry(**numbers, **row)  # pyright: ignore[reportArgumentType]
 
 
 def write_quarantine(path: Path, entries: Mapping[str, Entry]) -> None:
@@ -64,12 +66,23 @@ def write_quarantine(path: Path, entries: Mapping[str, Entry]) -> None:
 
 
 def failed(
-    before: Entry | None, slide_id: str, path: str, reason: str, message: str, fingerprint: str
+    before: Entry | None,
+    slide_id: str,
+    path: str,
+    reason: str,
+    message: str,
+    fingerprint: str,
+    bad_tiles: int = 0,
 ) -> Entry:
     """Return the entry of one more failed attempt."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     if before is None or before.fingerprint != fingerprint:
-        return Entry(slide_id, path, reason, message, 1, now, now, fingerprint)
+        return Entry(slide_id, path, reason, message, 1, now, now, fingerprint, bad_tiles)
     return replace(
-        before, reason=reason, message=message, attempts=before.attempts + 1, last_time=now
+        before,
+        reason=reason,
+        message=message,
+        attempts=before.attempts + 1,
+        last_time=now,
+        bad_tiles=bad_tiles,
     )

@@ -14,7 +14,8 @@ from shapely.geometry import MultiPolygon, Polygon
 import pipelines.config
 from pipelines.console import Console
 from pipelines.rundir import RunDir
-from wsi.bags import open_store
+from pipelines.tilecounts import dropped_words
+from wsi.bags import TileFilter, open_store
 from wsi.errors import ExplainError, WsiError
 from wsi.evaluation import Predictions, read_predictions
 from wsi.explain import attention_of, draw_attention
@@ -71,7 +72,7 @@ def _facts(
         "encoder": f"{encoder['name']}{note}, {encoder['dim']} features, "
         f"fingerprint {encoder['fingerprint'][:12]}",
         "tiles": f"{tiling['tile_px']} px at {tiling['mpp']:g} um/px, "
-        f"tissue at least {tiling['min_tissue']:g}",
+        f"tissue at least {tiling['min_tissue']:g}{_left_out(config, inputs)}",
         "aggregator": _component(config.aggregator),
         "objective": _component(config.objective),
         "split": f"{config.split.kind}, validation by {config.split.val.by}, "
@@ -81,6 +82,11 @@ def _facts(
         f"validation {config.fit.monitor}",
         "versions": ", ".join(f"{k} {v}" for k, v in environment["libraries"].items() if v),
     }
+
+
+def _left_out(config: Config, inputs: Mapping[str, Any]) -> str:
+    words = dropped_words(inputs.get("tiles", {}).get("left_out", {}), "left out")
+    return f"; {TileFilter.of(config.data)}: {words[0]}" if words else ""
 
 
 def _component(component: Any) -> str:
@@ -150,7 +156,7 @@ def _example(
     store = open_store(inputs["bags"])
     model, _ = load(run_dir.cell(int(row["fold"]), int(row["seed"])) / "model.safetensors")
     slide_id = row["slide_id"]
-    attention = attention_of(model, store.read, [slide_id], min_tissue=config.data.min_tissue)[0]
+    attention = attention_of(model, store.read, [slide_id], tiles=TileFilter.of(config.data))[0]
     mpp = store.info(slide_id).provenance.slide["mpp"]
     with open_slide(path, slide_id, mpp=mpp[0]) as slide:
         thumbnail = slide.thumbnail(max(1.0, max(slide.info.bounds0[2:]) / _THUMBNAIL_PX))

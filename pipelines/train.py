@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -18,9 +18,10 @@ import pandas as pd
 from pipelines.console import Console
 from pipelines.rundir import RunDir
 from pipelines.scoring import report_run, score_run
+from pipelines.tileuse import TileUse, tile_use
 from pipelines.workers import check_device, processes
 from wsi.aggregators import AGGREGATORS
-from wsi.bags import BagStore, check_uniform, open_store
+from wsi.bags import BagStore, TileFilter, check_uniform, open_store
 from wsi.cohorts import Cohort, SlideRow, match_ids, read_cohort
 from wsi.errors import BagCorruptError, CohortError, ConfigError, ResourceError
 from wsi.evaluation import METRICS, Predictions, join_labels, write_predictions
@@ -82,6 +83,11 @@ def run(config: Config, options: Options, console: Console) -> int:
     recipe_key = check_uniform(store.infos())
     cohort, bag_ids, absent = _with_bags(whole, store, config)
     _refuse_damaged(store, bag_ids.values(), console)
+    use = tile_use(store, bag_ids, TileFilter.of(config.data), console)
+    if use is not None:
+        console.say(use.line())
+        cohort, absent = _without(cohort, use.without), absent | dict(use.without)
+        bag_ids = {row.slide_id: bag_ids[row.slide_id] for row in cohort.rows}
     splits = _splits(config, options, whole, cohort)
     _warn(config, splits, cohort, absent, console)
     _say_plan(config, splits, cohort, console, loud=options.dry_run)
@@ -89,7 +95,7 @@ def run(config: Config, options: Options, console: Console) -> int:
         console.say("nothing was trained")
         return 0
     run_dir = RunDir(options.out)
-    inputs = _inputs(options, cohort, store, bag_ids, recipe_key, splits)
+    inputs = _inputs(options, cohort, store, bag_ids, recipe_key, splits, use)
     if run_dir.begin(config, inputs):
         console.say(f"continuing {run_dir.root}")
     write_splits(splits, run_dir.splits)
@@ -135,6 +141,18 @@ def _with_bags(
     if not rows:
         raise CohortError(f"no slide of {cohort.name} has a bag in {store.root} — check the ids")
     return Cohort(cohort.name, cohort.classes, rows), usable, absent
+
+
+def _without(cohort: Cohort, slides: Mapping[str, str]) -> Cohort:
+    """Return the cohort without `slides`, each of which is given with its reason.
+
+    Raises:
+        CohortError: none is left.
+    """
+    rows = tuple(row for row in cohort.rows if row.slide_id not in slides)
+    if not rows:
+        raise CohortError(f"no slide of {cohort.name} can be used: {next(iter(slides.values()))}")
+    return replace(cohort, rows=rows)
 
 
 def _refuse_damaged(store: BagStore, bag_ids: Collection[str], console: Console) -> None:
@@ -217,10 +235,12 @@ def _inputs(
     bag_ids: dict[str, str],
     recipe_key: str,
     splits: Splits,
+    use: TileUse | None,
 ) -> dict[str, Any]:
     sample = store.info(next(iter(bag_ids.values())))
     hashes = {slide_id: store.info(bag).sha256 for slide_id, bag in sorted(bag_ids.items())}
-    return {
+    tiles = {} if use is None else {"tiles": use.to_json()}
+    return tiles | {
         "cohort": cohort.name,
         "cohort_sha256": sha256_file(options.cohort),
         "recipe": store.root.name,
@@ -311,7 +331,7 @@ def train_cell(cell: Cell) -> dict[str, Any]:
 
     def dataset(ids: Sequence[str], *, labelled: bool) -> BagDataset:
         y = [cell.labels[slide_id] for slide_id in ids] if labelled else None
-        return BagDataset(read, ids, y, min_tissue=config.data.min_tissue)
+        return BagDataset(read, ids, y, tiles=TileFilter.of(config.data))
 
     train = dataset(cell.fold.train, labelled=True)
     val = dataset(cell.fold.val, labelled=True) if cell.fold.val else None

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from wsi.bags import TileFilter
 from wsi.data import (
     ArrayBag,
     BagDataset,
@@ -142,7 +143,7 @@ TISSUE = ArrayBag(numbered(4), np.arange(8).reshape(4, 2), np.array([0.0, 0.5, 0
 
 
 def test_tiles_with_little_tissue_are_left_out_with_their_coordinates():
-    dataset = BagDataset(lambda _: TISSUE, ["a"], min_tissue=0.5)
+    dataset = BagDataset(lambda _: TISSUE, ["a"], tiles=TileFilter(0.5))
     (batch,) = whole_bags(dataset)
     assert batch.x[:, 0].tolist() == [1, 3]
     assert batch.xy0 is not None
@@ -150,13 +151,46 @@ def test_tiles_with_little_tissue_are_left_out_with_their_coordinates():
 
 
 def test_a_bag_without_enough_tissue_is_named():
-    with pytest.raises(BagError, match=r"a: no tile with a tissue fraction of at least 0\.95"):
-        list(whole_bags(BagDataset(lambda _: TISSUE, ["a"], min_tissue=0.95)))
+    with pytest.raises(BagError, match=r"a: no tile is left by data\.min_tissue=0\.95"):
+        list(whole_bags(BagDataset(lambda _: TISSUE, ["a"], tiles=TileFilter(0.95))))
+
+
+SCORED = ArrayBag(
+    numbered(4),
+    np.arange(8).reshape(4, 2),
+    np.array([0.0, 0.5, 0.2, 0.9]),
+    {"blur": np.array([0.9, 0.1, 0.6, 0.2]), "pen": np.array([0, 0, 0, 0.7]), "fold": np.zeros(4)},
+)
+
+
+@pytest.mark.parametrize(
+    ("tiles", "left"),
+    [
+        (TileFilter(limits={"blur": 0.5}), [1, 3]),
+        (TileFilter(limits={"blur": 0.6}), [1, 2, 3]),
+        (TileFilter(limits={"blur": 0.6, "pen": 0.5}), [1, 2]),
+        (TileFilter(0.5, {"pen": 0.5}), [1]),
+        (TileFilter(limits={"fold": 0.0}), [0, 1, 2, 3]),
+    ],
+)
+def test_tiles_above_a_limit_are_left_out_with_their_coordinates(tiles, left):
+    dataset = BagDataset(lambda _: SCORED, ["a"], tiles=tiles).unlabelled()
+    (batch,) = whole_bags(dataset)
+    assert batch.x[:, 0].tolist() == left
+    assert batch.xy0 is not None
+    assert batch.xy0[:, 0].tolist() == [2 * row for row in left]
+
+
+def test_missing_scores_are_named_when_needed():
+    with pytest.raises(BagError, match=r"a: .*no scores.*data\.max_blur=0\.5.*--redo"):
+        list(
+            whole_bags(BagDataset(lambda _: TISSUE, ["a"], tiles=TileFilter(limits={"blur": 0.5})))
+        )
 
 
 def test_missing_tissue_fractions_are_named_when_needed():
     with pytest.raises(BagError, match="a: no tissue fractions"):
-        list(whole_bags(BagDataset(lambda _: ArrayBag(numbered(2)), ["a"], min_tissue=0.5)))
+        list(whole_bags(BagDataset(lambda _: ArrayBag(numbered(2)), ["a"], tiles=TileFilter(0.5))))
 
 
 def test_unlabelled_bags_carry_no_labels():

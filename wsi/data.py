@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wsi.bags import ALL_TILES, TileFilter
 from wsi.errors import BagError, BagMismatchError
 
 _ORDER, _TILES = 0, 1  # streams of random numbers within one epoch
 
 
 class BagLike(Protocol):
-    """What is read of a bag: features (N, D), xy0 (N, 2) or None, tissue (N,) or None."""
+    """What is read of a bag: features (N, D); xy0 (N, 2), tissue and scores (N,), each or None."""
 
     @property
     def features(self) -> Any: ...
@@ -30,6 +31,8 @@ class BagLike(Protocol):
     def xy0(self) -> Any: ...
     @property
     def tissue(self) -> Any: ...
+    @property
+    def quality(self) -> Any: ...
 
 
 Reader = Callable[[str], BagLike]
@@ -41,11 +44,12 @@ Draw = Callable[[int, int], np.ndarray | None]
 
 @dataclass(frozen=True)
 class ArrayBag:
-    """A bag held in memory: features (N, D), and xy0 (N, 2), tissue (N,) where known."""
+    """A bag in memory: features (N, D), and xy0 (N, 2), tissue and scores (N,) where known."""
 
     features: np.ndarray
     xy0: np.ndarray | None = None
     tissue: np.ndarray | None = None
+    quality: Mapping[str, np.ndarray] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +151,7 @@ class CachedReader:
         if slide_id in self._kept:
             return self._kept[slide_id]
         bag = self._read(slide_id)
-        parts = (bag.features, bag.xy0, bag.tissue)
+        parts = (bag.features, bag.xy0, bag.tissue, *(bag.quality or {}).values())
         size = sum(np.asarray(part).nbytes for part in parts if part is not None)
         if size <= self._room:
             self._room -= size
@@ -162,7 +166,7 @@ class BagDataset:
         read: slide id to bag.
         slide_ids: distinct ids.
         y: class index per slide, or None: then batches carry no labels.
-        min_tissue: tiles with a smaller tissue fraction are left out.
+        tiles: which tiles of each bag are used.
     """
 
     def __init__(
@@ -171,7 +175,7 @@ class BagDataset:
         slide_ids: Sequence[str],
         y: Sequence[int] | np.ndarray | None = None,
         *,
-        min_tissue: float = 0.0,
+        tiles: TileFilter = ALL_TILES,
     ) -> None:
         if y is not None and len(y) != len(slide_ids):
             raise BagError(f"{len(slide_ids)} slides have {len(y)} labels — give one per slide")
@@ -180,34 +184,31 @@ class BagDataset:
         self.slide_ids = tuple(slide_ids)
         self.y = None if y is None else np.asarray(y, dtype=np.int64)
         self._read = read
-        self._min_tissue = min_tissue
+        self._filter = tiles
 
     def __len__(self) -> int:
         return len(self.slide_ids)
 
     def unlabelled(self) -> BagDataset:
         """Return the same slides without labels: what prediction gets to see."""
-        return BagDataset(self._read, self.slide_ids, min_tissue=self._min_tissue)
+        return BagDataset(self._read, self.slide_ids, tiles=self._filter)
 
     def tiles(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return features (N, D) and xy0 (N, 2) or None of one slide, tissue applied.
+        """Return features (N, D) and xy0 (N, 2) or None of the tiles used of one slide.
 
         Raises:
-            BagError: no tile is left, or tissue fractions are needed and absent.
+            BagError: no tile is left, or tissue fractions or scores are needed and absent.
         """
         slide_id = self.slide_ids[index]
         bag = self._read(slide_id)
         features = np.asarray(bag.features)
         xy0 = None if bag.xy0 is None else np.asarray(bag.xy0)
-        if self._min_tissue > 0:
-            if bag.tissue is None:
-                raise BagError(f"{slide_id}: no tissue fractions — set data.min_tissue=0")
-            keep = np.asarray(bag.tissue) >= self._min_tissue
+        if self._filter:
+            keep = ~np.any([*self._filter.left_out(slide_id, bag).values()], axis=0)
             features, xy0 = features[keep], None if xy0 is None else xy0[keep]
         if len(features) == 0:
             raise BagError(
-                f"{slide_id}: no tile with a tissue fraction of at least {self._min_tissue:g} — "
-                "lower data.min_tissue or leave the slide out"
+                f"{slide_id}: no tile is left by {self._filter} — loosen it or leave the slide out"
             )
         return features, xy0
 

@@ -9,6 +9,7 @@ WsiError
 │   ├── MissingMppError             the slide says nothing believable about its resolution
 │   ├── NeedsUpsamplingError        the slide is coarser than the resolution asked for
 │   └── RegionError                 a region could not be decoded
+│       └── BadTilesError           more tiles of a slide than allowed could not be decoded
 ├── EncoderError                    weights are absent, gated or of another shape
 ├── BagError
 │   ├── BagMissingError (KeyError)  no valid bag of that id
@@ -95,6 +96,18 @@ class RegionError(SlideError):
 
     code = "DECODE"
     reason = "decode-error"
+
+
+class BadTilesError(RegionError):
+    """More tiles of a slide than `max_bad_tiles` could not be decoded.
+
+    Attributes:
+        bad: how many, as far as was read.
+    """
+
+    def __init__(self, message: str, bad: int) -> None:
+        super().__init__(message)
+        self.bad = bad
 
 
 class EncoderError(WsiError):

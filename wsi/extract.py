@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+import cv2
 import numpy as np
 
-from wsi.bags import BagInfo, BagStore, Provenance
-from wsi.errors import ConfigError, RegionError
+from wsi.bags import DROPPED, BagInfo, BagStore, BagWriter, Provenance, beyond
+from wsi.errors import BadTilesError, ConfigError
+from wsi.quality import FoldRule, fold_rule, tile_scores
 from wsi.slides import Slide, SlideInfo, Thumbnail
-from wsi.specs import Config, TilingSpec, TissueSpec
+from wsi.specs import Config, QualitySpec, TilingSpec, TissueSpec
+from wsi.tile_batches import TileBatch, tile_batches
 from wsi.tiling import TileGrid, make_grid
 from wsi.tissue import OwnTissue, TissueMask, find_tissue
 
@@ -45,6 +48,7 @@ class Recipe:
     tissue: TissueSpec
     encoder: dict[str, Any]
     precision: Literal["float16", "float32"]
+    quality: QualitySpec = field(default_factory=QualitySpec)
 
     @property
     def name(self) -> str:
@@ -84,7 +88,8 @@ class Recipe:
                 "considered": grid.considered,
             }
             tissue["flags"] = located.tissue.flags
-        return Provenance(slide, tiling, self.encoder, tissue, self.precision)
+        quality = {"settings": self.quality.model_dump(exclude_none=True)}
+        return Provenance(slide, tiling, self.encoder, tissue, self.precision, quality=quality)
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,7 @@ def make_recipe(config: Config, encoder: Encoder) -> Recipe:
             f"give at least {encoder.min_tile_px}"
         )
     described = encoder.describe(tiling.tile_px, tiling.mpp)
-    return Recipe(tiling, config.tissue, described, config.precision)
+    return Recipe(tiling, config.tissue, described, config.precision, config.quality)
 
 
 def locate(
@@ -157,19 +162,23 @@ def embed(
     store: BagStore,
     *,
     batch: int = DEFAULT_BATCH,
+    max_bad_tiles: int = 0,
     on_tiles: Callable[[int], None] = lambda n: None,
 ) -> BagInfo:
     """Embed a slide's tiles, store the bag and return its sidecar.
 
-    A tile without data is left out and counted as missing. A slide without tiles, or with missing
-    ones only, is stored as empty.
+    Left out and counted are tiles without data (`missing`), tiles that cannot be decoded (`bad`,
+    each listed) and tiles above a limit of the recipe (`dropped-blur`, ...). A slide of which no
+    tile stays is stored as empty.
 
     Args:
         batch: tiles per encoder call.
+        max_bad_tiles: how many tiles may fail to decode.
         on_tiles: called with the number of tiles dealt with, for progress.
 
     Raises:
-        RegionError: a tile cannot be decoded; nothing is stored.
+        BadTilesError: more tiles than that cannot be decoded, or all that hold data; nothing is
+            stored.
         BagError: a feature is not finite; nothing is stored.
     """
     started = time.perf_counter()
@@ -179,46 +188,86 @@ def embed(
     if not len(grid):
         reason = "no-tissue" if not located.tissue.mask.any() else "no-tile-with-enough-tissue"
         return store.write_empty(info.slide_id, made, reason=reason, counts=counts)
-    encoding = 0.0
+    rule = _fold_rule(located, info)
+    made = replace(made, quality=made.quality | {"fold": asdict(rule)})
     with store.writer(info.slide_id, len(grid), encoder.info.dim, made) as writer:
         writer.counts.update(counts)
-        for rows, tiles, missing in _batches(slide, grid, batch):
-            if missing:
-                writer.leave_out(missing, "missing")
-            if len(rows):
-                before = time.perf_counter()
-                features = _features(encoder, tiles)
-                encoding += time.perf_counter() - before
-                writer.append(features, grid.xy0[rows], grid.tissue[rows])
-            on_tiles(len(rows) + missing)
+        work = _Embedding(grid, encoder, recipe, rule, writer)
+        for part in tile_batches(slide, grid, batch, max_bad_tiles):
+            work.add(part)
+            on_tiles(part.size)
+        work.check(info)
         total = time.perf_counter() - started
-        writer.timings.update(encode_s=round(encoding, 3), read_s=round(total - encoding, 3))
+        writer.timings.update(
+            encode_s=round(work.encoding, 3),
+            score_s=round(work.scoring, 3),
+            read_s=round(total - work.encoding - work.scoring, 3),
+        )
     return store.info(info.slide_id)
 
 
-def _batches(
-    slide: Slide, grid: TileGrid, batch: int
-) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-    """Yield rows of the grid, their tiles (k, px, px, 3), and how many more had no data."""
-    rows: list[int] = []
-    tiles: list[np.ndarray] = []
-    missing = 0
-    for row, tile in enumerate(slide.read_tiles(map(tuple, grid.xy0), grid.tile_px, grid.mpp)):
-        if isinstance(tile, RegionError):
-            raise tile
-        if tile is None:
-            missing += 1
-        else:
-            rows.append(row)
-            tiles.append(tile)
-        if len(tiles) == batch:
-            yield np.asarray(rows), np.stack(tiles), missing
-            rows, tiles, missing = [], [], 0
-    if tiles or missing:
-        stacked = (
-            np.stack(tiles) if tiles else np.empty((0, grid.tile_px, grid.tile_px, 3), np.uint8)
-        )
-        yield np.asarray(rows, int), stacked, missing
+def _fold_rule(located: Located, info: SlideInfo) -> FoldRule:
+    pixels, mask = located.thumbnail.pixels, located.tissue.mask
+    h, w = pixels.shape[:2]
+    if mask.shape != (h, w):
+        mask = cv2.resize(mask.astype(np.uint8), (w, h), interpolation=cv2.INTER_NEAREST) > 0
+    um = located.thumbnail.scale[0] * (info.mpp or (1.0, 1.0))[0]
+    return fold_rule(pixels, np.asarray(mask), um)
+
+
+class _Embedding:
+    """One slide's batches on their way into a bag: scored, thinned out, embedded."""
+
+    def __init__(
+        self, grid: TileGrid, encoder: Encoder, recipe: Recipe, rule: FoldRule, writer: BagWriter
+    ) -> None:
+        self.encoding = 0.0
+        self.scoring = 0.0
+        self._grid = grid
+        self._encoder = encoder
+        self._limits = recipe.quality.limits
+        self._rule = rule
+        self._writer = writer
+        self._decoded = 0
+
+    def add(self, part: TileBatch) -> None:
+        """Embed what stays of a batch and count the rest."""
+        if part.missing:
+            self._writer.leave_out(part.missing, "missing")
+        if part.bad:
+            self._writer.leave_out(len(part.bad), "bad")
+            self._writer.bad_tiles += [asdict(bad) for bad in part.bad]
+        if part.tiles:
+            self._decoded += len(part.tiles)
+            self._add_tiles(np.asarray(part.rows), np.stack(part.tiles))
+
+    def _add_tiles(self, rows: np.ndarray, tiles: np.ndarray) -> None:
+        before = time.perf_counter()
+        scores = tile_scores(tiles, self._grid.mpp, self._rule)
+        kept = np.ones(len(rows), bool)
+        for name, over in beyond(scores, self._limits).items():
+            if over.any():
+                self._writer.leave_out(int(over.sum()), DROPPED + name)
+            kept &= ~over
+        self.scoring += time.perf_counter() - before
+        if not kept.any():
+            return
+        rows, scores = rows[kept], {name: values[kept] for name, values in scores.items()}
+        before = time.perf_counter()
+        features = _features(self._encoder, tiles[kept])
+        self.encoding += time.perf_counter() - before
+        self._writer.append(features, self._grid.xy0[rows], self._grid.tissue[rows], scores)
+
+    def check(self, info: SlideInfo) -> None:
+        """Refuse a slide of which no tile could be decoded, however many were allowed to fail."""
+        bad = len(self._writer.bad_tiles)
+        if bad and not self._decoded:
+            first = self._writer.bad_tiles[0]["reason"]
+            raise BadTilesError(
+                f"{info.path.name}: none of its {bad} tiles with data can be decoded, {first} — "
+                "copy the slide again from its source",
+                0,
+            )
 
 
 def _features(encoder: Encoder, tiles: np.ndarray) -> np.ndarray:

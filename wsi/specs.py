@@ -123,8 +123,33 @@ class TilingSpec(Spec):
     )
 
 
-class DataSpec(Spec):
-    """Which labels and which tiles are used."""
+class ScoreLimits(Spec):
+    """The largest score a tile may have, of 0 to 1; all tiles when not given. See `wsi.quality`."""
+
+    max_blur: Fraction | None = Field(
+        default=None,
+        description="leave out tiles more blurred than this; 0.6 is about 2 pixels of blur",
+    )
+    max_pen: Fraction | None = Field(
+        default=None, description="leave out tiles of which marker ink covers a larger share"
+    )
+    max_fold: Fraction | None = Field(
+        default=None, description="leave out tiles of which a larger share looks folded"
+    )
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """Return the limits that are set, by name of the score."""
+        named = {"blur": self.max_blur, "pen": self.max_pen, "fold": self.max_fold}
+        return {name: limit for name, limit in named.items() if limit is not None}
+
+
+class QualitySpec(ScoreLimits):
+    """Tiles left out before embedding; all of it is part of the recipe."""
+
+
+class DataSpec(ScoreLimits):
+    """Which labels and which tiles are used; limits on scores need no new embedding."""
 
     label: str = Field(default="label", description="label column of the cohort table")
     classes: tuple[str, ...] | None = Field(default=None, description="class names, in order")
@@ -243,6 +268,7 @@ class Config(Spec):
     tissue: TissueSpec = TissueSpec()
     tiling: TilingSpec = TilingSpec()
     pixels: PixelsSpec = PixelsSpec()
+    quality: QualitySpec = QualitySpec()
     encoder: Named = Field(
         default=Component(name="texture-v1"),
         description="built-in, or timm:<model>, hf-hub:<org>/<model>",

@@ -10,6 +10,7 @@ import pytest
 import torch
 from shapely.geometry import MultiPolygon, Polygon, box
 
+from wsi.bags import TileFilter
 from wsi.data import ArrayBag
 from wsi.errors import ExplainError
 from wsi.explain import Attention, attention_of, draw_attention, top_tiles
@@ -74,7 +75,7 @@ def test_tiles_with_too_little_tissue_are_left_out():
     tissue = np.array([0.9, 0.1, 0.8, 0.2])
     bag = bag_of(4, tissue=tissue)
     (found,) = attention_of(
-        model_of(), {"s": bag}.__getitem__, ["s"], min_tissue=0.5, size0=(100, 100)
+        model_of(), {"s": bag}.__getitem__, ["s"], tiles=TileFilter(0.5), size0=(100, 100)
     )
     np.testing.assert_array_equal(found.xy0, bag.xy0[[0, 2]])
     assert found.weight.sum() == pytest.approx(1)
@@ -99,7 +100,7 @@ class WithProvenance(ArrayBag):
 def test_the_bag_tells_how_large_its_tiles_are():
     plain = bag_of(4)
     made = Made({"settings": {}, "resolved": {"size0": [64.5, 32.25]}})
-    bag = WithProvenance(plain.features, plain.xy0, None, made)
+    bag = WithProvenance(plain.features, plain.xy0, provenance=made)
     (found,) = attention_of(model_of(), {"s": bag}.__getitem__, ["s"])
     assert found.size0 == (64.5, 32.25)
 

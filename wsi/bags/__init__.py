@@ -4,12 +4,13 @@ from wsi.bags.bag import Bag, Provenance
 from wsi.bags.base import BagStore, Finding
 from wsi.bags.convert import convert
 from wsi.bags.open import STORES, create_store, open_store
-from wsi.bags.scores import SCORES, TileFilter, beyond
+from wsi.bags.scores import ALL_TILES, SCORES, TileFilter, beyond
 from wsi.bags.select import check_uniform
 from wsi.bags.sidecar import BagInfo
 from wsi.bags.writer import DROPPED, BagWriter
 
 __all__ = [
+    "ALL_TILES",
     "DROPPED",
     "SCORES",
     "STORES",

@@ -34,7 +34,7 @@ class StoredBag:
 def datasets(info: BagInfo) -> dict[str, tuple[tuple[int, ...], str]]:
     """Return shape and type of every dataset in the bag file of `info`."""
     n = info.n
-    first = {
+    first: dict[str, tuple[tuple[int, ...], str]] = {
         "features": ((n, info.dim), info.dtype),
         "coords": ((n, 2), "int32"),
         "tissue": ((n,), "float16"),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsi.errors import BagError
+
+if TYPE_CHECKING:
+    from wsi.specs import DataSpec
 
 SCORES = ("blur", "pen", "fold")
 """Names of the scores and of their datasets in a bag file, see `wsi.quality`."""
@@ -29,6 +32,11 @@ class TileFilter:
 
     min_tissue: float = 0.0
     limits: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, data: DataSpec) -> TileFilter:
+        """Return the filter of a run's settings."""
+        return cls(data.min_tissue, data.limits)
 
     def __bool__(self) -> bool:
         return self.min_tissue > 0 or bool(self.limits)
@@ -58,6 +66,9 @@ class TileFilter:
                 "again with `wsi preprocess --redo`, or leave the setting out"
             )
         return found | beyond(bag.quality or {}, self.limits, *found.values())
+
+
+ALL_TILES = TileFilter()
 
 
 def beyond(scores: Scores, limits: Mapping[str, float], *earlier: Kept) -> dict[str, Kept]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from shapely import get_parts
 from shapely.geometry import MultiPolygon, Polygon
 
+from wsi.bags import ALL_TILES, TileFilter
 from wsi.errors import ExplainError
 from wsi.slides import Thumbnail
 
@@ -81,7 +82,7 @@ def attention_of(
     read: Reader,
     slide_ids: Sequence[str],
     *,
-    min_tissue: float = 0.0,
+    tiles: TileFilter = ALL_TILES,
     size0: Pair | None = None,
     device: str = "cpu",
 ) -> list[Attention]:
@@ -91,7 +92,7 @@ def attention_of(
 
     Args:
         read: slide id to bag; the `read` of a bag store.
-        min_tissue: `data.min_tissue` of the run, so that the tiles are those it saw.
+        tiles: which tiles of a bag are used, as in the run, so that they are those it saw.
         size0: tile size (w, h) in level-0 px, for bags that do not carry their own.
 
     Raises:
@@ -99,18 +100,23 @@ def attention_of(
             or a bag does not say where its tiles lie.
         TrainingError: a prediction is not finite.
     """
-    return [_attention(model, read, i, min_tissue, size0, device) for i in slide_ids]
+    return [_attention(model, read, i, tiles, size0, device) for i in slide_ids]
 
 
 def _attention(
-    model: Model, read: Reader, slide_id: str, min_tissue: float, size0: Pair | None, device: str
+    model: Model,
+    read: Reader,
+    slide_id: str,
+    tiles: TileFilter,
+    size0: Pair | None,
+    device: str,
 ) -> Attention:
     # Imported here, so that drawing alone does not load torch.
     from wsi.data import BagDataset, CachedReader
     from wsi.training.predict import predict
 
     cached = CachedReader(read, sys.maxsize)
-    dataset = BagDataset(cached, [slide_id], min_tissue=min_tissue)
+    dataset = BagDataset(cached, [slide_id], tiles=tiles)
     name = model.card.aggregator
     heads = predict(model, dataset, device, attention=True).attention
     if heads is None:

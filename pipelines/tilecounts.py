@@ -1,0 +1,73 @@
+"""What became of the tiles of a run, in the words the user sees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from wsi.bags import DROPPED, BagInfo
+from wsi.errors import ConfigError
+from wsi.findings import few
+
+
+def fates(info: BagInfo) -> dict[str, int]:
+    """Return a slide's tiles by fate: `tiles` in its bag, `missing`, `bad`, `dropped-...`."""
+    counts = {name: n for name, n in info.counts.items() if name in ("missing", "bad")}
+    counts |= {name: n for name, n in info.counts.items() if name.startswith(DROPPED)}
+    return {"tiles": info.n} | counts
+
+
+def tiles_line(slides: int, counts: Mapping[str, int]) -> str:
+    """Return the fates of all tiles: `3 slides: 1,204 tiles, 1 bad, 40 dropped (31 blur, 9 pen)`.
+
+    Nothing is said of fates that no tile had.
+    """
+    parts = [f"{counts.get('tiles', 0):,} tiles"]
+    parts += [f"{counts[name]:,} {name}" for name in ("missing", "bad") if counts.get(name)]
+    return f"{slides:,} slides: {', '.join(parts + dropped_words(_dropped(counts)))}"
+
+
+def dropped_words(reasons: Mapping[str, int], word: str = "dropped") -> list[str]:
+    """Return `40 dropped (31 blur, 9 pen)`, in a list that is empty where nothing was."""
+    reasons = {name: n for name, n in reasons.items() if n}
+    listed = ", ".join(f"{n:,} {name}" for name, n in reasons.items())
+    return [f"{sum(reasons.values()):,} {word} ({listed})"] if reasons else []
+
+
+def tiles_result(counts: Mapping[str, int]) -> dict[str, Any]:
+    """Return the same for machines."""
+    plain = {name: counts.get(name, 0) for name in ("tiles", "missing", "bad")}
+    return plain | {"dropped": _dropped(counts)}
+
+
+def _dropped(counts: Mapping[str, int]) -> dict[str, int]:
+    return {k.removeprefix(DROPPED): n for k, n in counts.items() if k.startswith(DROPPED)}
+
+
+def bad_line(info: BagInfo) -> str:
+    """Return which tiles of a slide were left out as they could not be decoded; may be empty."""
+    if not info.bad_tiles:
+        return ""
+    n, planned = len(info.bad_tiles), info.counts["planned"]
+    corners = few(f"({tile['xy0'][0]}, {tile['xy0'][1]})" for tile in info.bad_tiles)
+    verb = "was" if n == 1 else "were"
+    return (
+        f"{info.slide_id}: {n} of {planned} tiles cannot be decoded and {verb} left out, "
+        f"at level-0 {corners}"
+    )
+
+
+def refuse_bad(infos: Iterable[BagInfo], allowed: int) -> None:
+    """Stop where bags of an earlier run left out more bad tiles than are allowed now.
+
+    Raises:
+        ConfigError: names them and both ways out.
+    """
+    worse = {info.slide_id: len(info.bad_tiles) for info in infos if len(info.bad_tiles) > allowed}
+    if worse:
+        named = few(f"{slide_id} {n}" for slide_id, n in worse.items())
+        raise ConfigError(
+            f"{len(worse)} bags left out more tiles that cannot be decoded than "
+            f"--max-bad-tiles {allowed} allows ({named}) — add --max-bad-tiles "
+            f"{max(worse.values())} to keep these bags, or --redo to read the slides again"
+        )
