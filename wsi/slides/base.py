@@ -327,8 +327,9 @@ class Slide(ABC):
         w, h = self._size(level, step)
         # Linear interpolation needs a neighbour, but not one from beyond the slide.
         margin = 1 if min(scale) < 1 else 0
-        x, right = _span(start[0], scale[0] * size_px[0], margin, w)
-        y, bottom = _span(start[1], scale[1] * size_px[1], margin, h)
+        w0, h0 = self.info.size0
+        x, right = _span(start[0], scale[0] * size_px[0], margin, w, w0 / dx)
+        y, bottom = _span(start[1], scale[1] * size_px[1], margin, h, h0 / dy)
         return View(level, step, (x, y, right - x, bottom - y), start, scale, size_px)
 
     def _step(self, level: int, scale: tuple[float, float]) -> int:
@@ -388,9 +389,13 @@ class Slide(ABC):
         return region._replace(pixels=colour)
 
 
-def _span(start: float, extent: float, margin: int, size: int) -> tuple[int, int]:
+def _span(start: float, extent: float, margin: int, size: int, slide_end: float) -> tuple[int, int]:
     """Return the whole pixels [first, last) that cover an extent, with a margin inside `size`."""
-    first, last = math.floor(start + _ROUNDING), math.ceil(start + extent - _ROUNDING)
+    end = start + extent
+    first, last = math.floor(start + _ROUNDING), math.ceil(end - _ROUNDING)
+    if end < slide_end + _ROUNDING:
+        # What a scanner dropped from the level is slide still, not background: nothing is padded.
+        last = min(last, size)
     return (
         max(first - margin, min(first, 0)),
         min(last + margin, max(last, size)),

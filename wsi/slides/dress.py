@@ -77,7 +77,7 @@ def write_slide(
     bigtiff: bool = False,
     missing: Sequence[tuple[int, int]] = (),
     downsamples: Sequence[tuple[float, float]] | None = None,
-    offset0: tuple[int, int] = (0, 0),
+    offset0: tuple[float, float] = (0, 0),
 ) -> None:
     """Write a tiled TIFF of `levels` (uint8 (h, w, 3), finest first) that OpenSlide opens.
 
@@ -129,7 +129,7 @@ def _check(
     photometric: Photometric,
     subsampling: Subsampling | None,
     missing: Sequence[tuple[int, int]],
-    offset0: tuple[int, int],
+    offset0: tuple[float, float],
 ) -> None:
     if tile < 16 or tile % 16:
         raise ConfigError(f"tile={tile}: TIFF tiles are multiples of 16 pixels — take 240 or 256")
@@ -172,7 +172,7 @@ def _encoded(
 
 
 def _deflated(tile: NDArray[np.uint8]) -> bytes:
-    return zlib.compress(tile.tobytes(), 4)
+    return zlib.compress(tile.tobytes(), 1)
 
 
 def _jpeg_tags(coding: JpegCoding) -> dict[str, Any]:

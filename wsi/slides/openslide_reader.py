@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,9 @@ from PIL import ImageCms
 
 from wsi.errors import RegionError, SlideOpenError
 from wsi.files import sampled_fingerprint
-from wsi.slides.base import Region, Slide, SlideInfo, own_ratios
+from wsi.slides.base import Region, Slide, SlideInfo
+from wsi.slides.downsamples import true_downsamples, true_sizes
+from wsi.slides.leica import scn_areas
 from wsi.slides.resolution import resolve_mpp
 
 _MAX_EDGE = 1 << 22
@@ -54,16 +55,22 @@ class OpenSlideReader(Slide):
         properties = handle.properties
         self.level_downsamples = tuple(handle.level_downsamples)
         """OpenSlide's own figures: what it divides level-0 positions by."""
+        vendor = properties.get("openslide.vendor", "unknown")
+        self._scn = scn_areas(path) if vendor == "leica" else ()
+        sizes = handle.level_dimensions
+        scales = true_downsamples(vendor, sizes, self.level_downsamples, properties)
+        if self._scn:
+            scales = self._scn[0].downsamples
         self.info = SlideInfo(
             slide_id=slide_id,
             path=path,
-            vendor=properties.get("openslide.vendor", "unknown"),
+            vendor=vendor,
             size0=handle.dimensions,
             mpp=resolution.mpp,
             mpp_source=resolution.source,
             mpp_state=resolution.state,
-            level_sizes=tuple(handle.level_dimensions),
-            downsamples=_true_downsamples(handle),
+            level_sizes=true_sizes(sizes, scales),
+            downsamples=scales,
             bounds0=_bounds(properties, handle.dimensions),
             background=_background(properties),
             fingerprint=sampled_fingerprint(path),
@@ -105,10 +112,7 @@ class OpenSlideReader(Slide):
         return self._handle
 
     def _region(self, level: int, xy: tuple[int, int], size: tuple[int, int]) -> Region:
-        # OpenSlide takes a whole level-0 position and divides it by its mean downsample, so the
-        # region starts at a fraction of a level pixel; the fraction is reported, not ignored.
-        downsample = self.level_downsamples[level]
-        location = round(xy[0] * downsample), round(xy[1] * downsample)
+        location, start = self._request(level, xy, size)
         try:
             image = self._open().read_region(location, level, size)
         except openslide.OpenSlideError as error:
@@ -121,21 +125,22 @@ class OpenSlideReader(Slide):
         # Between file tiles a fractional start leaves seams of partial alpha over correct colour;
         # real transparency is all or nothing.
         alpha = np.where(rgba[..., 3] >= _OPAQUE_FROM, np.uint8(255), np.uint8(0))
-        start = location[0] / downsample, location[1] / downsample
         return Region(np.ascontiguousarray(rgba[..., :3]), alpha, start)
 
+    def _request(
+        self, level: int, xy: tuple[int, int], size: tuple[int, int]
+    ) -> tuple[tuple[int, int], tuple[float, float]]:
+        """Return the level-0 position to ask for and where, in level pixels, the answer begins.
 
-def _true_downsamples(handle: openslide.OpenSlide) -> tuple[tuple[float, float], ...]:
-    """Return level-0 pixels per level pixel (x, y) of every level.
-
-    Where the format states the scale of its levels (Philips' pixel spacing), OpenSlide's figure
-    is not the mean of the axes' ratios but that statement, and it holds for both axes.
-    """
-    own = own_ratios(handle.dimensions, handle.level_dimensions)
-    return tuple(
-        ratios if math.isclose(sum(ratios) / 2, stated, rel_tol=1e-9) else (stated, stated)
-        for ratios, stated in zip(own, handle.level_downsamples, strict=True)
-    )
+        OpenSlide takes a whole level-0 position and divides it by its mean downsample, so a region
+        starts at a fraction of a level pixel; the fraction is reported, not ignored.
+        """
+        stated = self.level_downsamples[level]
+        if self._scn:
+            area = min(self._scn, key=lambda area: area.distance(level, (*xy, *size)))
+            return area.request(level, xy, stated)
+        location = round(xy[0] * stated), round(xy[1] * stated)
+        return location, (location[0] / stated, location[1] / stated)
 
 
 def _check_dimensions(path: Path, size: tuple[int, int]) -> None:

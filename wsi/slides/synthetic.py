@@ -264,12 +264,12 @@ def position_level(
     of single level pixels whose visibility after resampling measures aliasing.
     """
     w, h = size
-    level = np.empty((h, w, 3), np.float64)
-    level[..., 0] = _position_code((np.arange(w) + 0.5) * downsample[0])[None, :]
-    level[..., 1] = _position_code((np.arange(h) + 0.5) * downsample[1])[:, None]
+    level = np.empty((h, w, 3), np.uint8)
+    level[..., 0] = _grey(_position_code((np.arange(w) + 0.5) * downsample[0]))[None, :]
+    level[..., 1] = _grey(_position_code((np.arange(h) + 0.5) * downsample[1]))[:, None]
     odd = (np.arange(w)[None, :] + np.arange(h)[:, None]) % 2
     level[..., 2] = 255 * odd if checker else 128
-    return np.rint(level).clip(0, 255).astype(np.uint8)
+    return level
 
 
 def position_pyramid(
@@ -277,6 +277,10 @@ def position_pyramid(
 ) -> list[NDArray[np.uint8]]:
     """Return levels of the given sizes, each covering the whole of level 0 on each axis."""
     return [position_level(s, (size0[0] / s[0], size0[1] / s[1])) for s in sizes]
+
+
+def _grey(code: NDArray[np.floating]) -> NDArray[np.uint8]:
+    return np.rint(code).clip(0, 255).astype(np.uint8)
 
 
 def _position_code(x: NDArray[np.floating]) -> NDArray[np.floating]:

@@ -28,7 +28,7 @@ class Scan:
     mpp: tuple[float, float] | None
     magnification: float
     tile: tuple[int, int]
-    offset0: tuple[int, int] = (0, 0)
+    offset0: tuple[float, float] = (0, 0)
 
 
 def description(dress: Dress, scan: Scan, level: int) -> str | None:
