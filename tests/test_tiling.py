@@ -15,6 +15,7 @@ from wsi.errors import MissingMppError, NeedsUpsamplingError
 from wsi.slides import SlideInfo
 from wsi.slides.base import own_ratios
 from wsi.tiling import all_corners, make_grid
+from wsi.tissue.mask import TissueMask
 
 
 def info(
@@ -171,3 +172,40 @@ def test_the_number_of_tiles_is_that_of_counting(extent: int, size: float, step:
         n += 1
     assert len(xy) == n
     assert all(x == math.floor(k * step + 1e-6) for k, (x, _) in enumerate(xy.tolist()))
+
+
+def _mask(height: int, width: int, origin0: tuple[int, int] = (0, 0)) -> TissueMask:
+    """An empty mask of 10 level-0 pixels per mask pixel."""
+    return TissueMask(np.zeros((height, width), bool), (10.0, 10.0), origin0, "drawn")
+
+
+def test_tissue_beyond_the_last_whole_tile_is_told() -> None:
+    # 250 x 130 px in tiles of 100: two tiles; a strip of 50 px on the right, one of 30 below.
+    mask = _mask(13, 25)
+    mask.mask[2:5, 3:11] = True  # 24 mask pixels, all in tiles
+    mask.mask[0:4, 18:22] = True  # 16, of which 2 columns of 4 lie in the strip on the right: 8
+    mask.mask[9:13, 0:2] = True  # 8, of which 3 rows of 2 lie in the strip below: 6
+    mask.mask[11:13, 23:25] = True  # 4, all in the corner of both strips
+    slide = info((250, 130), bounds0=(0, 0, 250, 130))
+    grid = make_grid(slide, mask.fraction, tile_px=100, mpp=0.5)
+    assert grid.considered == 2
+    assert grid.edge_tissue == pytest.approx((8 + 6 + 4) / (24 + 16 + 8 + 4))
+
+
+def test_edge_tissue_counts_from_the_corner_of_the_bounds() -> None:
+    mask = _mask(10, 15, origin0=(700, 300))
+    mask.mask[:, 9:11] = True  # half inside the one tile of 100 px, half beyond it
+    slide = info((4000, 3000), bounds0=(700, 300, 150, 100))
+    grid = make_grid(slide, mask.fraction, tile_px=100, mpp=0.5)
+    assert (len(grid), grid.edge_tissue) == (1, pytest.approx(0.5))
+
+
+@pytest.mark.parametrize(
+    ("size0", "share", "told"), [((200, 300), 1.0, 0.0), ((50, 50), 1.0, 1.0), ((50, 50), 0.0, 0.0)]
+)
+def test_edge_tissue_of_a_grid_that_fits_and_of_none(size0, share: float, told: float) -> None:
+    def even(xy0: np.ndarray, size0: tuple[float, float]) -> np.ndarray:
+        return np.full(len(xy0), share, np.float32)
+
+    grid = make_grid(info(size0), even, tile_px=100, mpp=0.5)
+    assert grid.edge_tissue == told

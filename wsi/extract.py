@@ -86,6 +86,7 @@ class Recipe:
                 "downsample": info.downsamples[grid.level],
                 "upsampling": grid.upsampling,
                 "considered": grid.considered,
+                "edge_tissue": grid.edge_tissue,
             }
             tissue["flags"] = located.tissue.flags
         quality = {"settings": self.quality.model_dump(exclude_none=True)}

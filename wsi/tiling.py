@@ -27,6 +27,8 @@ class TileGrid:
         level: level the tiles are read from.
         upsampling: how much finer than the slide `mpp` is; 1 when it is not.
         considered: tiles of the whole grid, kept or not.
+        edge_tissue: share of the slide's tissue right of or below the last whole tile, in no tile
+            of the grid however little tissue is asked for.
     """
 
     xy0: NDArray[np.int32]
@@ -37,6 +39,7 @@ class TileGrid:
     level: int
     upsampling: float
     considered: int
+    edge_tissue: float = 0.0
 
     def __len__(self) -> int:
         return len(self.xy0)
@@ -73,8 +76,9 @@ def make_grid(
     tissue = fraction(corners, size0) if len(corners) else np.zeros(0, np.float32)
     kept = tissue >= min_tissue
     level = info.level_for((size0[0] / tile_px, size0[1] / tile_px))
+    edge = _edge_tissue(fraction, info.bounds0, corners, size0)
     return TileGrid(
-        corners[kept], tissue[kept], tile_px, mpp, size0, level, upsampling, len(corners)
+        corners[kept], tissue[kept], tile_px, mpp, size0, level, upsampling, len(corners), edge
     )
 
 
@@ -86,6 +90,23 @@ def all_corners(
     y = _axis(bounds0[3], size0[1], step0[1]) + bounds0[1]
     rows, columns = np.meshgrid(y, x, indexing="ij")
     return np.stack([columns.ravel(), rows.ravel()], axis=1).astype(np.int32)
+
+
+def _edge_tissue(
+    fraction: Fractions,
+    bounds0: tuple[int, int, int, int],
+    corners: NDArray[np.int32],
+    size0: tuple[float, float],
+) -> float:
+    """Return the share of the tissue inside `bounds0` that lies beyond the grid's last tiles."""
+    origin, extent = np.array([bounds0[:2]]), (float(bounds0[2]), float(bounds0[3]))
+    tissue = float(fraction(origin, extent)[0]) * extent[0] * extent[1]
+    if not tissue or not len(corners):
+        return 1.0 if tissue else 0.0
+    end = corners[-1] - origin[0] + size0
+    covered = min(float(end[0]), extent[0]), min(float(end[1]), extent[1])
+    inside = float(fraction(origin, covered)[0]) * covered[0] * covered[1]
+    return max(0.0, 1 - inside / tissue)
 
 
 def _axis(extent: float, size: float, step: float) -> NDArray[np.int64]:

@@ -33,13 +33,13 @@ def _fit(profile: np.ndarray, size: float) -> Pair:
     n = len(profile)
     k = np.arange(n) + 0.5
 
-    def code(k: np.ndarray, start: float, size: float, gain: float = 1) -> np.ndarray:
+    def code(k: np.ndarray, start: float | np.ndarray, size: float, gain: float = 1) -> np.ndarray:
         x = start + k * size / n
         wave = 60 * np.sin(2 * np.pi * x / PERIOD0)
         return 128 + 50 * (2 * x / RAMP0 - 1) + gain * wave
 
     starts = np.arange(-200, RAMP0, 8)
-    errors = [np.square(code(k, start, size) - profile).sum() for start in starts]
+    errors = np.square(code(k, starts[:, None], size) - profile).sum(axis=1)
     best = starts[int(np.argmin(errors))]
     (start, size, _), _ = curve_fit(code, k, profile, p0=[best, size, 1])
     return float(start), float(size)

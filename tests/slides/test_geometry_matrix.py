@@ -86,7 +86,9 @@ def _pairwise(*axes: tuple[Any, ...]) -> list[tuple[Any, ...]]:
 
 AXES = (DRESSES, ROUNDINGS, FACTORS, CODINGS, MPPS, TARGETS)
 SAMPLE = [(Pyramid(*cell[:4]), *cell[4:]) for cell in _pairwise(*AXES)]
-WHOLE = [(Pyramid(*cell[:4], "large"), *cell[4:]) for cell in product(*AXES)]
+WHOLE = [
+    Pyramid(*cell, "large" if cell[-1] == "lossless" else "small") for cell in product(*AXES[:4])
+]
 
 
 def _name(value: object) -> str:
@@ -136,7 +138,9 @@ def test_field_and_place_in_a_sample_of_all_pairs(extent, drawn, mpp: float, tar
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("drawn", "mpp", "target"), WHOLE, indirect=["drawn"], ids=_name)
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("mpp", MPPS)
+@pytest.mark.parametrize("drawn", WHOLE, indirect=True, ids=_name)
 def test_field_and_place_in_the_whole_matrix(extent, drawn, mpp: float, target: float) -> None:
     with open_slide(drawn[1], mpp=mpp) as slide:
         _checked(extent, drawn[0], slide, target)
