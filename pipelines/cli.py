@@ -219,6 +219,47 @@ def preprocess(
     return run(load_config(settings), options, common.console(log))
 
 
+tissue = app.command(App(name="tissue", help="Correct the tissue that was found.", group=_DATA))
+
+
+@tissue.command(name="import")
+def tissue_import(
+    source: Path,
+    *,
+    out: Path,
+    roi: Literal["include", "exclude"] | None = None,
+    origin: Literal["bounds", "slide"] = "bounds",
+    dry_run: Annotated[bool, Parameter(negative=())] = False,
+    common: Common = COMMON,
+) -> int:
+    """Take shapes drawn in QuPath or ASAP as the tissue of slides, or as regions of interest.
+
+    Files are named by slide: <id>.geojson, <file name>.geojson, .json, .zip or ASAP's .xml.
+    Shapes of a class named Ignore or Exclude, or ending in *, are holes. Then run the same
+    `wsi preprocess` again: only these slides are redone, and unchanged tiles keep their
+    features. No run changes what was imported, not even with --redo: import again to replace
+    it, or remove its file below OUT/edits. Exit code 3 when a file is refused or of no slide.
+
+    Example: wsi tissue import OUT/tissue --out OUT, after editing files of OUT/tissue in place
+
+    Parameters
+    ----------
+    source
+        A file, or a folder searched below; files as a run wrote them are passed over.
+    out
+        Output folder of `wsi preprocess`.
+    roi
+        Restrict the tissue to the shapes, or leave them out of it, in place of replacing it.
+    origin
+        Where GeoJSON counts from: the scanned bounds, as QuPath does, or the slide's corner.
+    dry_run
+        Say what would be imported.
+    """
+    from pipelines.tissue import Options, run
+
+    return run(Options(source, out, roi, origin, dry_run), common.console())
+
+
 bags = app.command(App(name="bags", help="Look at, check and convert bags.", group=_DATA))
 
 
