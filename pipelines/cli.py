@@ -164,6 +164,7 @@ def preprocess(
     retry_quarantined: Annotated[bool, Parameter(negative=())] = False,
     redo: Annotated[bool, Parameter(negative=())] = False,
     settle: Settle = 0.0,
+    lesions: Path | None = None,
     dry_run: Annotated[bool, Parameter(negative=())] = False,
     common: Common = COMMON,
 ) -> int:
@@ -196,6 +197,9 @@ def preprocess(
         or have no scores of their tiles.
     settle
         Leave files that changed in the last seconds to the next run: 60 while slides arrive.
+    lesions
+        Folder of lesion outlines, ASAP .xml or .geojson named by slide: report how many lesions
+        and how much of their area the kept tiles cover, and name those missed (OUT/lesions.csv).
     dry_run
         Say what would be done: slides, tiles, GB, what is unresolved.
     """
@@ -214,6 +218,7 @@ def preprocess(
         allow_quarantined=allow_quarantined,
         settle=settle,
         max_bad_tiles=max_bad_tiles,
+        lesions=lesions,
     )
     log = None if dry_run else out / "run.log"
     return run(load_config(settings), options, common.console(log))

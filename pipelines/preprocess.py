@@ -9,9 +9,10 @@ from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pipelines.console import Console, Tracker
+from pipelines.lesions import Regions, read_lesions, report_lesions
 from pipelines.overlay import write_located
 from pipelines.own import check_own, own_tissue
 from pipelines.quarantine import Entry, failed, read_quarantine, write_quarantine
@@ -72,6 +73,7 @@ class Options:
     allow_quarantined: str = "0"
     settle: float = 0.0
     max_bad_tiles: int = 0
+    lesions: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,13 @@ class Work:
     until: Until
     max_bad_tiles: int = 0
 
+    @property
+    def tiling(self) -> Tiling:
+        """Return the tiling of the recipe, also where no bags are asked for."""
+        if self.recipe is not None:
+            return self.recipe.tiling
+        return settle_tiling(self.config.tiling, encoder_info(self.config.encoder))
+
 
 def run(config: Config, options: Options, console: Console) -> int:
     """Return 0 when every slide is done or empty, 3 when some are quarantined."""
@@ -115,6 +124,7 @@ def run(config: Config, options: Options, console: Console) -> int:
     found = _survey(config, options, console)
     unresolved = [item for item in found if item.status != "ok"]
     check_own(options.out, found, config.tissue, console)
+    lesions = read_lesions(options.lesions, found, console) if options.lesions else {}
     if options.dry_run:
         return _plan(config, options, found, console)
     if config.slides.no_mpp == "stop" and any(i.status.endswith("mpp") for i in unresolved):
@@ -126,7 +136,7 @@ def run(config: Config, options: Options, console: Console) -> int:
     work = Work(
         config, recipe, folder, options.out, options.device, options.until, options.max_bad_tiles
     )
-    return _Run(work, options, found, console, encoder).go()
+    return _Run(work, options, found, console, encoder, lesions).go()
 
 
 def _survey(config: Config, options: Options, console: Console) -> list[Surveyed]:
@@ -194,12 +204,14 @@ class _Run:
         found: Sequence[Surveyed],
         console: Console,
         encoder: Encoder | None,
+        lesions: Regions,
     ) -> None:
         self.work = work
         self.options = options
         self.found = found
         self.console = console
         self.encoder = encoder
+        self.lesions = lesions
         self.store = create_store(work.bags, work.config.store) if work.recipe else None
         self.quarantine_csv = options.out / "quarantine.csv"
         self.before = read_quarantine(self.quarantine_csv)
@@ -350,18 +362,24 @@ class _Run:
         self.console.say(f"overlays: {self.options.out / 'thumbnails'}")
         if bad:
             self.console.say(f"quarantined: {self.quarantine_csv}")
-        self.console.result(
-            {
-                "total": len(self.found),
-                "done": done,
-                "empty": empty,
-                "quarantined": bad,
-                "tiles": tiles_result(self.tiles),
-                "bags": str(self.work.bags) if self.work.recipe else None,
-            }
-        )
+        result = {
+            "total": len(self.found),
+            "done": done,
+            "empty": empty,
+            "quarantined": bad,
+            "tiles": tiles_result(self.tiles),
+            "bags": str(self.work.bags) if self.work.recipe else None,
+        }
+        if self.lesions:
+            result["lesions"] = self._lesions()
+        self.console.result(result)
         allowed = allowed_quarantined(self.options.allow_quarantined, len(self.found))
         return 3 if bad > allowed else 0
+
+    def _lesions(self) -> dict[str, Any]:
+        out, tiling = self.options.out, self.work.tiling
+        found, failed = self.found, self.entries
+        return report_lesions(self.lesions, found, out, tiling, self.store, self.console, failed)
 
 
 class TileCount:
@@ -389,15 +407,10 @@ def one_slide(
 ) -> Outcome:
     """Take one slide as far as asked; whatever is wrong with it is its outcome, not an error."""
     config, slide_id = work.config, item.file.slide_id
-    tiling = (
-        work.recipe.tiling
-        if work.recipe
-        else settle_tiling(config.tiling, encoder_info(config.encoder))
-    )
     try:
         with open_slide(item.file.path, slide_id, mpp=item.file.mpp, spec=config.slides) as slide:
             own = own_tissue(work.out, item.file, slide.info, config.tissue)
-            located = locate(slide, config.tissue, tiling, own)
+            located = locate(slide, config.tissue, work.tiling, own)
             write_located(work.out, slide.info, located)
             if tiles is not None:
                 tiles.located(len(located.grid))
