@@ -21,8 +21,8 @@ from pipelines.survey import (
     SETTLING,
     listed_slides,
     note_lines,
-    passed_over,
     survey,
+    tell_passed_over,
     unresolved_lines,
 )
 from pipelines.tilecounts import bad_line, fates, refuse_bad, tiles_line, tiles_result
@@ -156,8 +156,9 @@ def _survey(config: Config, options: Options, console: Console) -> list[Surveyed
     tiling = settle_tiling(config.tiling, encoder_info(config.encoder))
     for line in (*unresolved_lines(found), *too_coarse_lines(found, tiling)):
         console.warn(line)
-    for line in (*note_lines(found), *passed_over(sources)):
+    for line in note_lines(found):
         console.say(line)
+    tell_passed_over(sources, console)
     return found
 
 
@@ -177,9 +178,10 @@ def too_coarse_lines(found: Sequence[Surveyed], tiling: Tiling) -> list[str]:
     ids = [item.file.slide_id for item in found if is_too_coarse(item, tiling)]
     if not ids:
         return []
+    which = f"{ids[0]} is" if len(ids) == 1 else f"{len(ids)} slides ({few(ids)}) are"
     return [
-        f"needs-upsampling: {len(ids)} slides ({few(ids)}) are coarser than tiling.mpp="
-        f"{tiling.mpp:g} — ask for a coarser tiling.mpp, or allow it with tiling.max_upsampling"
+        f"needs-upsampling: {which} coarser than tiling.mpp={tiling.mpp:g} — ask for a "
+        "coarser tiling.mpp, or allow it with tiling.max_upsampling"
     ]
 
 

@@ -14,8 +14,8 @@ from pipelines.survey import (
     Sources,
     listed_slides,
     note_lines,
-    passed_over,
     survey,
+    tell_passed_over,
     unresolved_lines,
 )
 from wsi.errors import ConfigError
@@ -44,8 +44,7 @@ def run(options: Options, spec: SlidesSpec, console: Console) -> int:
     """Print (and write) what every slide is; 3 when one is unreadable or unresolved."""
     sources = listed_slides(options.paths)
     if not sources.files:
-        for line in passed_over(sources):
-            console.say(line)
+        tell_passed_over(sources, console)
         console.warn(f"no slides below {', '.join(map(str, options.paths))} — check the path")
         return 3
     found = survey(
@@ -61,8 +60,7 @@ def run(options: Options, spec: SlidesSpec, console: Console) -> int:
     console.result(_document(found, bins, sources))
     for line in (*unresolved_lines(found), *note_lines(found), *histogram_lines(bins)):
         console.say(line)
-    for line in passed_over(sources):
-        console.say(line)
+    tell_passed_over(sources, console)
     if options.out is not None:
         console.say(f"wrote {options.out}")
     bad = sum(item.status != "ok" for item in found)

@@ -312,14 +312,13 @@ def _grouped(items: Sequence[Surveyed], head: Callable[[Surveyed], str]) -> list
     ]
 
 
-def passed_over(sources: Sources) -> list[str]:
-    """Return what the search for slides left aside: `ignored 12 files: 10 .txt, 2 .xml`."""
-    lines = [f"{folder}: this folder may not be read" for folder in sources.closed]
-    total = sum(sources.ignored.values())
-    if total:
+def tell_passed_over(sources: Sources, console: Console) -> None:
+    """Say what the search for slides left aside: `ignored 12 files: 10 .txt, 2 .xml`."""
+    for folder in sources.closed:
+        console.warn(f"{folder}: this folder may not be read — slides in it are not in this run")
+    if sources.ignored:
         counts = ", ".join(f"{n} {word}" for word, n in sources.ignored.items())
-        lines.append(f"ignored {total} files: {counts}")
-    return lines
+        console.say(f"ignored {sum(sources.ignored.values())} files: {counts}")
 
 
 def _printable(text: str) -> str:

@@ -259,7 +259,7 @@ def test_a_dry_run_counts_slides_that_would_need_upsampling_as_not_ready(
     told = capsys.readouterr()
     plan = json.loads(told.out)
     assert (plan["slides"], plan["unresolved"]) == (4, 1)
-    assert "needs-upsampling: 1 slides (coarse) are coarser than tiling.mpp=1" in told.err
+    assert "needs-upsampling: coarse is coarser than tiling.mpp=1" in told.err
 
 
 def test_what_a_scan_found_is_not_opened_by_preprocess(

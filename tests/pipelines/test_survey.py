@@ -19,7 +19,14 @@ import tifffile
 import pipelines.survey as under_test
 from pipelines.console import Console
 from pipelines.slides_csv import Surveyed, read_slides_csv
-from pipelines.survey import listed_slides, note_lines, passed_over, survey, survey_one
+from pipelines.survey import (
+    Sources,
+    listed_slides,
+    note_lines,
+    survey,
+    survey_one,
+    tell_passed_over,
+)
 from wsi.errors import ConfigError
 from wsi.slides import SlideFile, open_slide, stamp_of
 from wsi.slides.dress import pyramid, write_slide
@@ -250,11 +257,17 @@ def test_a_table_that_contradicts_slides_is_told_and_summed_up(
     assert [line.split(":")[1].strip() for line in about] == ["a", "b"]
 
 
-def test_what_was_passed_over_is_counted(slides: Path) -> None:
+def test_what_was_passed_over_is_counted(slides: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("a.txt", "site/b.txt", "c.xml"):
         (slides / name).write_text("x")
-    assert passed_over(listed_slides([slides])) == ["ignored 3 files: 2 .txt, 1 .xml"]
-    assert passed_over(listed_slides([slides / "a.svs"])) == []
+    tell_passed_over(listed_slides([slides]), Console())
+    tell_passed_over(listed_slides([slides / "a.svs"]), Console())
+    assert capsys.readouterr().err == "ignored 3 files: 2 .txt, 1 .xml\n"
+
+
+def test_a_folder_that_may_not_be_read_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    tell_passed_over(Sources((), closed=(Path("site-b"),)), Console())
+    assert "warning: site-b: this folder may not be read — " in capsys.readouterr().err
 
 
 # -- slides that are still being written ---------------------------------------------------------

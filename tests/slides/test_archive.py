@@ -161,6 +161,14 @@ def test_a_linked_folder_is_searched_and_a_loop_is_not(tmp_path: Path) -> None:
     assert ids(tmp_path / "slides") == ["more/s", "t"]
 
 
+def test_folders_that_link_to_each_other_end(tmp_path: Path) -> None:
+    touch(tmp_path, "a/s.svs", "b/t.svs")
+    (tmp_path / "a" / "x").symlink_to(tmp_path / "b")
+    (tmp_path / "b" / "y").symlink_to(tmp_path / "a")
+    assert ids(tmp_path / "a") == ["s", "x/t"]
+    assert ids(tmp_path) == ["a/s", "a/x/t", "b/t", "b/y/s"]
+
+
 def test_a_slide_whose_link_leads_nowhere_is_listed(tmp_path: Path) -> None:
     (tmp_path / "gone.svs").symlink_to(tmp_path / "nowhere.svs")
     assert ids(tmp_path) == ["gone"]

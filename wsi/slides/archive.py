@@ -134,15 +134,20 @@ def _folders(
         folders[:] = sorted(
             name
             for name in folders
-            if not name.startswith(".") and name not in data and not _leads_back(folder, name)
+            if not name.startswith(".")
+            and name not in data
+            and not _leads_back(root, Path(folder), name)
         )
         yield Path(folder), names
 
 
-def _leads_back(folder: str, name: str) -> bool:
-    """Return whether a folder is a link to one of those that it lies in."""
-    path = Path(folder, name)
-    return path.is_symlink() and Path(folder).resolve().is_relative_to(path.resolve())
+def _leads_back(root: Path, folder: Path, name: str) -> bool:
+    """Return whether a folder is a link to one of those on the way to it, or above them."""
+    if not (folder / name).is_symlink():
+        return False
+    target = (folder / name).resolve()
+    way = [folder, *(p for p in folder.parents if p.is_relative_to(root))]
+    return any(p.resolve().is_relative_to(target) for p in way)
 
 
 def _slides_among(folder: Path, names: Iterable[str], ignored: Counter[str]) -> list[Path]:
