@@ -240,12 +240,11 @@ def _near_key(path: str) -> str:
 def _unknown_names(data: dict[str, Any]) -> Iterator[WsiError]:
     for path, registry in _COMPONENTS.items():
         name = _component_name(data, path)
-        if name is not None and name not in registry.names():
-            known = registry.names()
-            yield UnknownNameError(
-                f"unknown {registry.kind} '{name}'{suggest(name, known)} — "
-                f"known: {', '.join(known)}"
-            )
+        try:
+            if name is not None:
+                registry.entry(name)
+        except UnknownNameError as error:
+            yield error
     encoder = _component_name(data, "encoder")
     if encoder and encoder not in CATALOG and not encoder.startswith(("timm:", "hf-hub:")):
         yield UnknownNameError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -72,11 +73,16 @@ def _rows(what: str) -> Iterator[dict[str, Any]]:
             thing = registry.load(name)
             hints = get_type_hints(thing.__init__ if inspect.isclass(thing) else thing)
             settings = [
-                f"{p.name}={p.default} ({_type(hints.get(p.name, Any))})"
-                for p in registry.settings(name).values()
+                _setting(p, _type(hints.get(p.name, Any))) for p in registry.settings(name).values()
             ]
             summary = (thing.__doc__ or "").strip().splitlines()[0]
             yield {"name": name, "summary": summary, "settings": ", ".join(settings)}
+
+
+def _setting(parameter: inspect.Parameter, type_name: str) -> str:
+    if parameter.default is parameter.empty:
+        return f"{parameter.name} ({type_name}, needed)"
+    return f"{parameter.name}={parameter.default} ({type_name})"
 
 
 def _settings(model: type[BaseModel], prefix: str = "") -> Iterator[list[str]]:
@@ -105,7 +111,8 @@ def _type(annotation: Any) -> str:
     if origin in (Union, UnionType):
         return " | ".join(dict.fromkeys(_type(argument) for argument in arguments))
     if origin is tuple:
-        return f"list of {_type(arguments[0])}"
+        size = f"{len(arguments)} x " if Ellipsis not in arguments else "list of "
+        return f"{size}{_type(arguments[0])}"
     return _WORDS.get(annotation, str(annotation))
 
 
@@ -114,5 +121,6 @@ _WORDS = {
     float: "number",
     str: "text",
     bool: "true | false",
+    Path: "path",
     NoneType: "none",
 }

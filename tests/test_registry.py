@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import sys
+from types import ModuleType
 
 import pytest
 
@@ -77,3 +78,43 @@ def test_other_packages_add_names_but_never_replace_ours(monkeypatch: pytest.Mon
 
 def test_nothing_near_is_no_suggestion() -> None:
     assert suggest("zzz", ["abmil", "mean"]) == ""
+
+
+def family(pixels: object, network: str, *, weights: int, scale: float = 1.0) -> None:
+    """Stand in for a thing of which there are many."""
+
+
+@pytest.fixture
+def families(monkeypatch: pytest.MonkeyPatch) -> Registry:
+    module = ModuleType("wsi_families")
+    module.family = family  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setitem(sys.modules, "wsi_families", module)
+    table = {"plain": "collections:Counter", "net:<network>": "wsi_families:family"}
+    return Registry("thing", table, "wsi.tests-nobody-uses")
+
+
+def test_a_family_takes_what_follows_its_prefix(families: Registry) -> None:
+    assert families.names() == ["plain", "net:<network>"]
+    assert families.load("net:a/b") is family
+    assert list(families.settings("net:a/b")) == ["weights", "scale"]
+    checked = families.check("net:a/b", {"weights": "3"})
+    assert checked == {"network": "a/b", "weights": 3}
+
+
+def test_a_family_needs_a_name_after_its_prefix(families: Registry) -> None:
+    with pytest.raises(UnknownNameError, match="unknown thing 'net:'"):
+        families.load("net:")
+    with pytest.raises(UnknownNameError, match="put a name in place of"):
+        families.check("net:<network>", {"weights": 1})
+    with pytest.raises(UnknownNameError, match="did you mean 'net:alpha'"):
+        families.load("nte:alpha")
+
+
+def test_a_setting_without_default_is_asked_for(families: Registry) -> None:
+    with pytest.raises(ConfigError, match=r"thing 'net:x' needs weights="):
+        families.check("net:x", {"scale": 2})
+
+
+def test_what_a_family_takes_from_its_name_is_no_setting(families: Registry) -> None:
+    with pytest.raises(ConfigError, match="has no setting 'network'"):
+        families.check("net:x", {"weights": 1, "network": "y"})

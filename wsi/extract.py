@@ -17,7 +17,7 @@ from wsi.slides import Slide, SlideInfo, Thumbnail
 from wsi.specs import Config, QualitySpec, TilingSpec, TissueSpec
 from wsi.tile_batches import TileBatch, tile_batches
 from wsi.tiling import TileGrid, make_grid
-from wsi.tissue import OwnTissue, TissueMask, find_tissue
+from wsi.tissue import OwnTissue, TissueMask, find_tissue, recipe_of
 
 if TYPE_CHECKING:
     from wsi.encoders import Encoder, EncoderInfo
@@ -76,7 +76,7 @@ class Recipe:
             "magnification": info.magnification,
         }
         tiling: dict[str, Any] = {"settings": asdict(self.tiling)}
-        tissue: dict[str, Any] = {"settings": self.tissue.model_dump(mode="json")}
+        tissue: dict[str, Any] = {"settings": recipe_of(self.tissue)}
         tissue |= own.provenance(self.tissue)
         if located is not None:
             grid = located.grid

@@ -24,6 +24,9 @@ def suggest(word: str, known: Iterable[str]) -> str:
 class Registry:
     """A table of `name -> "module:attribute"`, completed by entry points of other packages.
 
+    A name that ends in a word in angle brackets stands for a family: `torch:<network>` takes any
+    name that begins with `torch:`, and what follows is handed over as the parameter `network`.
+
     Args:
         kind: what is registered, for messages: `aggregator`.
         table: short lower-case names and where each is defined.
@@ -39,19 +42,33 @@ class Registry:
         """Return all names: ours first, in table order, then those of other packages."""
         return list(self._targets)
 
+    def entry(self, name: str) -> tuple[str, dict[str, str]]:
+        """Return the entry that `name` belongs to, and the parameter that a family takes from it.
+
+        Raises:
+            UnknownNameError: nothing is registered by that name; the nearest name is suggested.
+        """
+        if name in self._targets:
+            return name, {}
+        meant = [*self._targets]
+        for family in self._targets:
+            prefix, _, word = family.removesuffix(">").partition("<")
+            if word and name.startswith(prefix) and name != prefix:
+                return family, {word: name.removeprefix(prefix)}
+            if word and ":" in name:  # perhaps only the prefix is misspelt
+                meant.append(prefix + name.partition(":")[2])
+        raise UnknownNameError(
+            f"unknown {self.kind} '{name}'{suggest(name, meant)} — "
+            f"known: {', '.join(self._targets)}"
+        )
+
     def load(self, name: str) -> Any:
         """Return the thing registered as `name`.
 
         Raises:
             UnknownNameError: nothing is registered by that name; the nearest name is suggested.
         """
-        targets = self._targets
-        if name not in targets:
-            raise UnknownNameError(
-                f"unknown {self.kind} '{name}'{suggest(name, targets)} — "
-                f"known: {', '.join(targets)}"
-            )
-        module, _, attribute = targets[name].partition(":")
+        module, _, attribute = self._targets[self.entry(name)[0]].partition(":")
         return getattr(importlib.import_module(module), attribute)
 
     def settings(self, name: str) -> dict[str, inspect.Parameter]:
@@ -63,14 +80,22 @@ class Registry:
         """Return `params` with values converted to the annotated types of `name`'s settings.
 
         Raises:
-            ConfigError: a parameter is unknown or of the wrong type.
+            UnknownNameError: nothing is registered by that name.
+            ConfigError: a parameter is unknown, of the wrong type, or needed and not given.
         """
         settings = self.settings(name)
         hints = inspect.get_annotations(_initialiser(self.load(name)), eval_str=True)
+        entry, named = self.entry(name)
+        if entry.endswith(">") and not named:
+            raise UnknownNameError(f"{self.kind} '{name}': put a name in place of <...>")
         checked = {}
-        problems = []
-        for key, value in params.items():
-            if key not in settings:
+        problems = [
+            f"{self.kind} '{name}' needs {key}=<...>"
+            for key, parameter in settings.items()
+            if parameter.default is parameter.empty and key not in params
+        ]
+        for key, value in [*named.items(), *params.items()]:
+            if key not in settings and (key, value) not in named.items():
                 problems.append(
                     f"{self.kind} '{name}' has no setting '{key}'{suggest(key, settings)}"
                     f" — it has: {', '.join(settings) or 'none'}"
@@ -79,7 +104,7 @@ class Registry:
             try:
                 checked[key] = TypeAdapter(hints.get(key, Any)).validate_python(value)
             except ValidationError as error:
-                reason = error.errors()[0]["msg"]
+                reason = error.errors()[0]["msg"].removeprefix("Value error, ")
                 problems.append(f"{self.kind} '{name}': {key}={value!r}: {reason}")
         if problems:
             raise ConfigError("; ".join(problems))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wsi.tissue.edited import EditKind, Edits, edit_path, read_edits, write_edit
-from wsi.tissue.find import METHODS, find_tissue
+from wsi.tissue.find import METHODS, find_tissue, recipe_of
 from wsi.tissue.mask import TissueMask
 from wsi.tissue.own import OwnTissue, check_setting, own_spec, setting_names
 
@@ -18,6 +18,7 @@ __all__ = [
     "find_tissue",
     "own_spec",
     "read_edits",
+    "recipe_of",
     "setting_names",
     "write_edit",
 ]

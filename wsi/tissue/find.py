@@ -1,31 +1,62 @@
-"""Finding tissue: thumbnail, method by name, physical clean-up."""
+"""Finding tissue: thumbnail, method by name, physical clean-up, and what to do with nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi.files import sha256_file
 from wsi.registry import Registry
 from wsi.slides import Slide, Thumbnail
 from wsi.specs import TissueSpec
+from wsi.tissue.clean import cleaned
+from wsi.tissue.focus import is_blurred
 from wsi.tissue.mask import TissueMask
 
-METHODS = Registry("tissue method", {"od_otsu": "wsi.tissue.threshold:od_otsu"}, group="wsi.tissue")
+METHODS = Registry(
+    "tissue method",
+    {
+        "od_otsu": "wsi.tissue.threshold:od_otsu",
+        "grey_otsu": "wsi.tissue.threshold:grey_otsu",
+        "saturation": "wsi.tissue.threshold:saturation",
+        "torch:<network>": "wsi.tissue.segmenter:torch_network",
+    },
+    group="wsi.tissue",
+)
 
 _EDGE_WITHOUT_MPP = 1024  # thumbnail pixels along the longer edge when um are unknown
-_CLOSING_UM = 40.0
+_MAX_PX = 10_000_000  # a slide of 25 mm x 25 mm at 8 um/px; a larger one is seen coarser
 _BLACK = 12
+_PEN_SHARE = 0.002
+_GLASS = 185  # grey level that dim glass still reaches
+_GLASS_NOISE = 3.0  # sd of grey levels that bare glass does not exceed
+_FULL_SHARE = 0.5
+
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a method returns: candidate pixels, and flags for the user."""
+    """What a method returns.
 
-    mask: NDArray[np.bool_]
+    Attributes:
+        mask: bool (h, w), candidate pixels.
+        relaxed: candidates by a more lenient rule, tried when `mask` leaves no piece of tissue.
+        ink: marker ink; it is never tissue.
+        flags: what a user should know.
+    """
+
+    mask: Mask
+    relaxed: Mask | None = None
+    ink: Mask | None = None
     flags: tuple[str, ...] = ()
 
 
@@ -39,53 +70,111 @@ def find_tissue(slide: Slide, spec: TissueSpec) -> tuple[TissueMask, Thumbnail]:
     any threshold is computed. Pieces below `min_area_mm2` are dropped and holes below
     `min_hole_mm2` filled; without a resolution, areas are taken at `spec.mpp` um per pixel.
 
+    Flags: `pen` marker ink was left out; `blur` the slide is far out of focus; `coarse` the slide
+    is so large that its thumbnail is coarser than `spec.mpp`; `relaxed` only lower thresholds
+    found anything; `whole-bounds` nothing parted the slide, which is full of something, so all
+    of it counts; `empty` there is no tissue.
+
     Raises:
         ConfigError: the method has no such parameter.
         RegionError: the thumbnail cannot be decoded.
     """
     params = METHODS.check(spec.method.name, spec.method.params)
-    thumbnail = slide.thumbnail(_downsample(slide, spec))
-    valid = thumbnail.valid & (thumbnail.pixels.max(axis=2) > _BLACK)
+    downsample, flags = _downsample(slide, spec)
+    thumbnail = slide.thumbnail(downsample)
+    valid = thumbnail.valid & _not_black(thumbnail.pixels)
     method: Method = METHODS.load(spec.method.name)
     found = method(thumbnail.pixels, valid, **params)
     mpp = slide.info.mpp or (spec.mpp / thumbnail.scale[0], spec.mpp / thumbnail.scale[1])
     um = mpp[0] * thumbnail.scale[0], mpp[1] * thumbnail.scale[1]
-    mask = _cleaned(found.mask & valid, valid, um, spec)
-    flags = found.flags if mask.any() else (*found.flags, "empty")
+    mask, rung = _first_that_holds(found, thumbnail.pixels, valid, um, spec)
+    flags += found.flags + _pen(found, valid) + rung
+    if is_blurred(thumbnail.pixels, mask):
+        flags += ("blur",)
     return (
         TissueMask(mask, thumbnail.scale, thumbnail.origin0, spec.method.name, params, flags),
         thumbnail,
     )
 
 
-def _downsample(slide: Slide, spec: TissueSpec) -> float:
+def recipe_of(spec: TissueSpec) -> dict[str, Any]:
+    """Return the settings that decide a mask, as JSON: a file counts by its SHA-256, not its path.
+
+    Raises:
+        ConfigError: the method has no such parameter, or a file is not there.
+    """
+    settings = spec.model_dump(mode="json")
+    for key, value in METHODS.check(spec.method.name, spec.method.params).items():
+        if isinstance(value, Path):
+            stat = value.stat()
+            settings["method"][key] = _sha256(value, stat.st_size, stat.st_mtime_ns)
+    return settings
+
+
+@lru_cache(maxsize=8)
+def _sha256(path: Path, size: int, changed: int) -> str:
+    # A run asks for every slide; the file is read again only when it is another one.
+    return sha256_file(path)
+
+
+def _downsample(slide: Slide, spec: TissueSpec) -> tuple[float, tuple[str, ...]]:
+    """Return level-0 pixels per thumbnail pixel, and a flag when memory asks for coarser ones."""
     info = slide.info
+    w, h = info.bounds0[2:]
     if info.mpp is None:
-        return max(1.0, max(info.bounds0[2:]) / _EDGE_WITHOUT_MPP)
-    return max(1.0, spec.mpp / max(info.mpp))
+        return max(1.0, max(w, h) / _EDGE_WITHOUT_MPP), ()
+    asked = max(1.0, spec.mpp / max(info.mpp))
+    bound = math.sqrt(w * h / _MAX_PX)
+    return max(asked, bound), ("coarse",) if bound > asked else ()
 
 
-def _cleaned(
-    mask: NDArray[np.bool_], valid: NDArray[np.bool_], um: tuple[float, float], spec: TissueSpec
-) -> NDArray[np.bool_]:
-    size = tuple(1 + 2 * round(_CLOSING_UM / 2 / u) for u in um)
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size[0], size[1]))
-    closed = np.asarray(cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, kernel))
-    mm2 = um[0] * um[1] / 1e6
-    closed = ~_without_small(~closed.astype(bool), spec.min_hole_mm2 / mm2, keep_border=True)
-    return _without_small(closed & valid, spec.min_area_mm2 / mm2, keep_border=False)
+def _not_black(pixels: NDArray[np.uint8]) -> Mask:
+    red, green, blue = cv2.split(pixels)
+    return np.asarray(cv2.max(cv2.max(red, green), blue)) > _BLACK
 
 
-def _without_small(
-    mask: NDArray[np.bool_], min_px: float, *, keep_border: bool
-) -> NDArray[np.bool_]:
-    """Return `mask` without components under `min_px` pixels."""
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
-    keep = stats[:, cv2.CC_STAT_AREA] >= min_px
-    if keep_border:  # what reaches the edge of the picture is background, not a hole
-        H, W = mask.shape
-        left, top = stats[:, cv2.CC_STAT_LEFT], stats[:, cv2.CC_STAT_TOP]
-        right, bottom = left + stats[:, cv2.CC_STAT_WIDTH], top + stats[:, cv2.CC_STAT_HEIGHT]
-        keep |= (left == 0) | (top == 0) | (right == W) | (bottom == H)
-    keep[0] = False
-    return keep[np.asarray(labels, np.int32)]
+def _first_that_holds(
+    found: Found,
+    pixels: NDArray[np.uint8],
+    valid: Mask,
+    um: tuple[float, float],
+    spec: TissueSpec,
+) -> tuple[Mask, tuple[str, ...]]:
+    """Return the first candidates of which a piece of tissue remains, and what to call them."""
+    allowed = valid if found.ink is None else valid & ~found.ink
+    mask = np.zeros_like(valid)
+    for flags, candidates in _rungs(found, pixels, valid):
+        mask = cleaned(
+            candidates & allowed,
+            allowed,
+            um,
+            min_area_mm2=spec.min_area_mm2,
+            min_hole_mm2=spec.min_hole_mm2,
+        )
+        if mask.any():
+            return mask, flags
+    return mask, ("empty",)
+
+
+def _rungs(
+    found: Found, pixels: NDArray[np.uint8], valid: Mask
+) -> Iterator[tuple[tuple[str, ...], Mask]]:
+    yield (), found.mask
+    if found.relaxed is not None:
+        yield ("relaxed",), found.relaxed
+    if not _is_glass(pixels, valid):
+        yield ("whole-bounds",), valid
+
+
+def _is_glass(pixels: NDArray[np.uint8], valid: Mask) -> bool:
+    """Return whether most of a thumbnail is bright, or all of it is the same grey."""
+    if not valid.any():
+        return True
+    grey = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY))[valid]
+    return bool((grey < _GLASS).mean() < _FULL_SHARE or grey.std() < _GLASS_NOISE)
+
+
+def _pen(found: Found, valid: Mask) -> tuple[str, ...]:
+    if found.ink is None or np.count_nonzero(found.ink) <= _PEN_SHARE * np.count_nonzero(valid):
+        return ()
+    return ("pen",)

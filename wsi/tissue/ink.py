@@ -1,4 +1,4 @@
-"""Marker ink by hue: what haematoxylin and eosin cannot look like."""
+"""Marker ink by colour: what haematoxylin and eosin cannot look like."""
 
 from __future__ import annotations
 
@@ -6,18 +6,75 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+_REACH_PX = 48  # how far the thin part of a coloured stroke may lie from full ink
 
-def ink_pixels(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Return which pixels (h, w) of uint8 RGB (h, w, 3) have the colour of marker ink.
+Picture = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+
+
+def ink_pixels(pixels: Picture) -> Mask:
+    """Return which pixels (h, w) of uint8 RGB (h, w, 3) have the colour of full marker ink.
 
     OpenCV's hue runs 0-180: green 35-90, cyan and blue 90-118; haematoxylin lies above 120 and
-    eosin above 145. Red ink is told from eosin by having almost no blue and green, black ink by
-    having no colour. Meant for a low power, a few um per pixel, where nuclei are averaged away.
+    eosin above 145. Red ink is told from eosin by having almost no green, and hardly more blue;
+    black ink by having no colour. Meant for a low power, a few um per pixel, where nuclei are
+    averaged away.
     """
-    hsv = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV), np.uint8)
-    hue, saturation = hsv[..., 0], hsv[..., 1]
-    red, green, blue = (pixels[..., k] for k in range(3))
-    foreign = (hue >= 35) & (hue <= 118) & (saturation > 60)
-    crimson = (red > 130) & (green < 60) & (blue < 80)
-    black = (pixels.max(axis=2) < 60) & (saturation < 90)
+    foreign, crimson, black = _full(_Channels(pixels))
     return foreign | crimson | black
+
+
+def ink_strokes(pixels: Picture) -> Mask:
+    """Return where (h, w) marker strokes lie on a thumbnail: full ink and its thin parts.
+
+    Thin ink lets tissue through, and its colour alone could be tissue; so it counts only where
+    it touches full ink. Specks are left out and strokes widened by two pixels.
+    """
+    channels = _Channels(pixels)
+    strokes = np.zeros(pixels.shape[:2], np.uint8)
+    reaches = (_REACH_PX, _REACH_PX, None)
+    for full, thin, reach in zip(_full(channels), _thin(channels), reaches, strict=True):
+        seeds = cv2.morphologyEx(full.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+        if seeds.any():
+            strokes |= _grown(np.asarray(seeds, np.uint8), thin, reach)
+    return np.asarray(cv2.dilate(strokes, np.ones((5, 5), np.uint8))).astype(bool)
+
+
+class _Channels:
+    def __init__(self, pixels: Picture) -> None:
+        hsv = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV), np.uint8)
+        self.hue, self.saturation, self.bright = (np.asarray(c) for c in cv2.split(hsv))
+        self.red, self.green, self.blue = (np.asarray(c) for c in cv2.split(pixels))
+        dullest = cv2.min(cv2.min(self.red, self.green), self.blue)
+        self.chroma = np.asarray(cv2.subtract(self.bright, dullest))
+
+
+def _full(c: _Channels) -> tuple[Mask, Mask, Mask]:
+    """Return full ink: green to blue, red, black."""
+    foreign = (c.hue >= 35) & (c.hue <= 118) & (c.saturation > 60)
+    crimson = (c.red > 130) & (c.green < 60) & (c.blue < 80)
+    crimson &= np.asarray(cv2.subtract(c.blue, c.green)) < 30
+    black = (c.bright < 60) & (c.chroma < 40)
+    return foreign, crimson, black
+
+
+def _thin(c: _Channels) -> tuple[Mask, Mask, Mask]:
+    """Return what could be thin ink of the same three kinds, and could be tissue by itself."""
+    foreign = (c.hue >= 35) & (c.hue <= 118) & (c.saturation > 30)
+    # Eosin has more blue: its hue lies below 168 where it is that saturated.
+    reddish = ((c.hue >= 167) | (c.hue <= 4)) & (c.saturation > 90) & (c.red > 130)
+    grey = (c.bright < 125) & (c.chroma < 50)
+    return foreign, reddish, grey
+
+
+def _grown(seeds: Picture, thin: Mask, reach: int | None) -> Picture:
+    """Return `seeds` with the pieces of `thin` that touch them, no farther than `reach`."""
+    field = seeds | thin.astype(np.uint8)
+    if reach is not None:
+        near = cv2.distanceTransform(1 - seeds, cv2.DIST_L2, 3) <= reach
+        field &= np.asarray(near, np.uint8)
+    n, found = cv2.connectedComponents(field)
+    labels = np.asarray(found, np.int32)
+    touched = np.zeros(n, np.uint8)
+    touched[labels[seeds.astype(bool)]] = 1
+    return np.take(touched, labels)

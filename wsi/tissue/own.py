@@ -12,7 +12,7 @@ from wsi.errors import ConfigError
 from wsi.registry import suggest
 from wsi.specs import TissueSpec
 from wsi.tissue.edited import Edits
-from wsi.tissue.find import METHODS
+from wsi.tissue.find import METHODS, recipe_of
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,9 @@ def own_spec(common: TissueSpec, given: Mapping[str, str]) -> TissueSpec:
     if params or "method" in given:
         name = given.get("method", common.method.name)
         kept = common.method.params if name == common.method.name else {}
-        merged["method"] = {"name": name, **METHODS.check(name, kept | params)}
+        checked = METHODS.check(name, kept | params)
+        own = {k: v for k, v in checked.items() if k in METHODS.settings(name)}
+        merged["method"] = {"name": name, **own}
     try:
         return TissueSpec.model_validate(merged)
     except ValidationError as error:
@@ -80,6 +82,8 @@ def check_setting(name: str, text: str) -> str | None:
         candidates = [TissueSpec()]
     elif name in setting_names():
         having = [m for m in METHODS.names() if name in METHODS.settings(m)]
+        if any("<" in method for method in having):  # of a family only the whole can be checked
+            return None
         candidates = [TissueSpec.model_validate({"method": method}) for method in having]
     else:
         return f"unknown setting tissue.{name}{suggest(name, setting_names())}"
@@ -96,5 +100,5 @@ def check_setting(name: str, text: str) -> str | None:
 
 def differences(common: TissueSpec, own: TissueSpec) -> dict[str, Any]:
     """Return the settings of `own` that are not those of `common`, as JSON values."""
-    shared = common.model_dump(mode="json")
-    return {k: v for k, v in own.model_dump(mode="json").items() if v != shared[k]}
+    shared = recipe_of(common)
+    return {k: v for k, v in recipe_of(own).items() if v != shared[k]}

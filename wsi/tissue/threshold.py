@@ -1,4 +1,8 @@
-"""Tissue by thresholds on colour and optical density."""
+"""Tissue by thresholds: on colour and optical density, on grey, on saturation.
+
+Every method takes a thumbnail (h, w, 3) and where it holds data (h, w), and returns `Found`. Its
+keyword-only parameters are its settings.
+"""
 
 from __future__ import annotations
 
@@ -7,66 +11,134 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi.tissue.find import Found
-from wsi.tissue.ink import ink_pixels
+from wsi.tissue.ink import ink_strokes
 
-_SATURATION = (10.0, 32.0)  # floor and cap of the threshold, of 255
+_SATURATION = (10, 32)  # floor and cap of Otsu's threshold, of 255
 _DENSITY = (0.03, 0.12)  # floor and cap, in optical density
-_RELAXED = (5.0, 0.02)
-_PEN_SHARE = 0.002
+_RELAXED = (5, 0.02)  # saturation and density when nothing passes
+_COLOURLESS = 10  # saturation that not even 1 % of a picture without colour exceeds
+_DENSE = 0.12  # density that glass never has, for pictures without colour
+_GREY_CONTRAST = 8  # grey levels by which tissue is darker than the slide's own glass
+
+Picture = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
 
 
-def od_otsu(pixels: NDArray[np.uint8], valid: NDArray[np.bool_], *, pen: bool = True) -> Found:
+def od_otsu(pixels: Picture, valid: Mask, *, pen: bool = True) -> Found:
     """Return pixels that are both coloured and dense, by Otsu's thresholds within bounds.
 
     Otsu's threshold is data-driven but runs away where there is no background (a slide full of
     tissue) or no tissue; a floor and a cap from what glass and pale tissue look like hold it.
-    When nothing passes, the floors are relaxed and the mask says so.
+    When nothing passes, lower floors are tried; where the whole picture has no colour, density
+    alone.
 
     Args:
         pixels: uint8 (h, w, 3) thumbnail.
         valid: bool (h, w), where the slide holds data.
-        pen: leave out green, blue, red and black marker ink by hue.
+        pen: leave out green, blue, red and black marker ink.
     """
     if not valid.any():
         return Found(np.zeros_like(valid))
     smooth = np.asarray(cv2.medianBlur(pixels, 3), np.uint8)
-    hsv = np.asarray(cv2.cvtColor(smooth, cv2.COLOR_RGB2HSV), np.uint8)
-    density = _density(smooth, valid)
-    saturation = hsv[..., 1].astype(np.float32)
-    ink = _ink(smooth) & valid if pen else np.zeros_like(valid)
+    saturation = _saturation(smooth)
+    colourless = _percentiles(saturation, valid, 99)[0] <= _COLOURLESS
+    ink = _ink(smooth, valid, pen and not colourless)
     seen = valid & ~ink
-    mask = (
-        seen
-        & (saturation > _otsu(saturation[seen], _SATURATION))
-        & (density > _otsu(density[seen], _DENSITY))
-    )
-    flags = ("pen",) if ink.sum() > _PEN_SHARE * valid.sum() else ()
-    if not mask.any():
-        mask = seen & (saturation > _RELAXED[0]) & (density > _RELAXED[1])
-        flags = (*flags, "relaxed") if mask.any() else flags
-    return Found(mask, flags)
+    density = _density(smooth, valid)
+    coloured = saturation > _otsu(saturation, seen, *_SATURATION)
+    unit = _DENSITY_UNIT
+    dense = density > _otsu(density, seen, *(round(limit * unit) for limit in _DENSITY))
+    relaxed = seen & (saturation > _RELAXED[0]) & (density > round(_RELAXED[1] * unit))
+    if colourless:
+        relaxed |= seen & (density > round(_DENSE * unit))
+    return Found(seen & coloured & dense, relaxed, ink)
 
 
-def _density(pixels: NDArray[np.uint8], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Return mean optical density (h, w) against the slide's own white."""
-    white = np.percentile(pixels[valid].reshape(-1, 3), 95, axis=0)
-    white = np.clip(white, 200, 255).astype(np.float32)
-    share = np.clip((pixels.astype(np.float32) + 1) / (white + 1), None, 1)
-    return -np.log10(share).mean(axis=2)
+def grey_otsu(pixels: Picture, valid: Mask, *, pen: bool = True) -> Found:
+    """Return pixels darker than Otsu's threshold on grey: for stains without much colour.
+
+    Otsu always parts a picture in two, noise too; so tissue must also be darker than the slide's
+    own glass (its brightest twentieth) by a few grey levels.
+
+    Args:
+        pixels: uint8 (h, w, 3) thumbnail.
+        valid: bool (h, w), where the slide holds data.
+        pen: leave out green, blue, red and black marker ink.
+    """
+    if not valid.any():
+        return Found(np.zeros_like(valid))
+    smooth = np.asarray(cv2.medianBlur(pixels, 3), np.uint8)
+    colourless = _percentiles(_saturation(smooth), valid, 99)[0] <= _COLOURLESS
+    ink = _ink(smooth, valid, pen and not colourless)
+    seen = valid & ~ink
+    grey = np.asarray(cv2.cvtColor(smooth, cv2.COLOR_RGB2GRAY), np.uint8)
+    glass = max(200, _percentiles(grey, valid, 95)[0])
+    threshold = _otsu(grey, seen, 0, glass - _GREY_CONTRAST)
+    return Found(seen & (grey <= threshold), None, ink)
 
 
-def _otsu(values: NDArray[np.float32], limits: tuple[float, float]) -> float:
-    low, high = limits
-    top = float(values.max()) if values.size else 0.0
-    if top <= low:
+def saturation(pixels: Picture, valid: Mask, *, threshold: float = 20, pen: bool = True) -> Found:
+    """Return pixels more saturated than a fixed threshold: the same rule on every slide.
+
+    Args:
+        pixels: uint8 (h, w, 3) thumbnail.
+        valid: bool (h, w), where the slide holds data.
+        threshold: saturation of HSV, 0 to 255, above which a pixel is tissue.
+        pen: leave out green, blue, red and black marker ink.
+    """
+    smooth = np.asarray(cv2.medianBlur(pixels, 3), np.uint8)
+    ink = _ink(smooth, valid, pen)
+    return Found(valid & ~ink & (_saturation(smooth) > threshold), None, ink)
+
+
+_DENSITY_UNIT = 255 / 1.5  # of the 8-bit density: 1.5 is nearly black
+_LUMINANCE = np.arange(256, dtype=np.float32)
+
+
+def _saturation(pixels: Picture) -> Picture:
+    hsv = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV)
+    return np.asarray(cv2.extractChannel(hsv, 1), np.uint8)
+
+
+def _ink(pixels: Picture, valid: Mask, pen: bool) -> Mask:
+    return ink_strokes(pixels) & valid if pen else np.zeros_like(valid)
+
+
+def _density(pixels: Picture, valid: Mask) -> Picture:
+    """Return mean optical density (h, w) against the slide's own white, in 1/170 of a unit."""
+    total = np.zeros(pixels.shape[:2], np.float32)
+    for k in range(3):
+        channel = np.asarray(cv2.extractChannel(pixels, k), np.uint8)
+        white = float(np.clip(_percentiles(channel, valid, 95)[0], 200, 255))
+        density = -np.log10(np.clip((_LUMINANCE + 1) / (white + 1), None, 1)) / 3
+        total += cv2.LUT(channel, density * np.float32(_DENSITY_UNIT))
+    return np.asarray(cv2.convertScaleAbs(total), np.uint8)
+
+
+def _histogram(values: Picture, where: Mask) -> NDArray[np.float64]:
+    counts = cv2.calcHist([values], [0], where.view(np.uint8), [256], [0, 256])
+    return np.asarray(counts, np.float64).ravel()
+
+
+def _percentiles(values: Picture, where: Mask, *shares: float) -> list[int]:
+    """Return percentiles of 8-bit values where `where` holds, from their histogram."""
+    cumulated = np.cumsum(_histogram(values, where))
+    return [int(np.searchsorted(cumulated, cumulated[-1] * share / 100)) for share in shares]
+
+
+def _otsu(values: Picture, where: Mask, low: float, high: float) -> float:
+    """Return Otsu's threshold of 8-bit values, held within [low, high]; above it is class two.
+
+    Source: Otsu 1979, eq. 18: the between-class variance from zeroth and first moments.
+    """
+    counts = _histogram(values, where)
+    weight, moment = np.cumsum(counts), np.cumsum(counts * np.arange(256))
+    rest = weight[-1] - weight
+    parted = (weight > 0) & (rest > 0)
+    if not parted.any():
         return low
-    scaled = np.rint(values / top * 255).astype(np.uint8)
-    level, _ = cv2.threshold(scaled, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
-    return float(np.clip(level / 255 * top, low, high))
-
-
-def _ink(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Return marker ink (h, w), specks left out and strokes widened a little."""
-    ink = ink_pixels(pixels).astype(np.uint8)
-    solid = cv2.morphologyEx(ink, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
-    return np.asarray(cv2.dilate(solid, np.ones((5, 5), np.uint8))).astype(bool)
+    between = np.zeros(256)
+    below = moment[parted] / weight[parted]
+    above = (moment[-1] - moment[parted]) / rest[parted]
+    between[parted] = weight[parted] * rest[parted] * (above - below) ** 2
+    return float(np.clip(int(np.argmax(between)), low, high))
