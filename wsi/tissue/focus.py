@@ -11,7 +11,7 @@ _BAND_ROWS = 128
 _ENOUGH_PX = 200
 _FLAT = 2.0  # sd of grey levels below which there is no structure to judge
 _FINE_TO_COARSE = 0.5
-_FINE_TO_CONTRAST = 0.15
+_FINE_TO_CONTRAST = 0.12
 
 
 def is_blurred(pixels: NDArray[np.uint8], tissue: NDArray[np.bool_]) -> bool:
@@ -20,7 +20,7 @@ def is_blurred(pixels: NDArray[np.uint8], tissue: NDArray[np.bool_]) -> bool:
     Two ratios, neither of which depends on the strength of the stain: the mean absolute Laplacian
     at full to that at half size, and the root mean square Laplacian to the contrast. Sharp
     thumbnails have 0.8 and 0.9 or more, blur of a thumbnail pixel (8 um) or more brings the one
-    below 0.5 or the other below 0.15. Finer blur cannot be seen at this power.
+    below 0.5 or the other below 0.12. Finer blur cannot be seen at this power.
     """
     inside = cv2.erode(tissue.view(np.uint8), np.ones((5, 5), np.uint8), borderValue=0)
     fine, coarse, grey = (_Moments() for _ in range(3))

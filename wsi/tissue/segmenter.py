@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _STRIDE = 32  # of the usual encoders; tiles start at its multiples, so that all see one phase
 _SMP = "smp/"
-_INSTALL = "pip install segmentation-models-pytorch"
+_INSTALL = "pip install 'wsi[segmentation]' or pip install segmentation-models-pytorch"
 
 Channels = tuple[float, float, float]
 

@@ -16,8 +16,9 @@ from wsi.tissue.ink import ink_strokes
 _SATURATION = (10, 32)  # floor and cap of Otsu's threshold, of 255
 _DENSITY = (0.03, 0.12)  # floor and cap, in optical density
 _RELAXED = (5, 0.02)  # saturation and density when nothing passes
-_COLOURLESS = 10  # saturation that not even 1 % of a picture without colour exceeds
-_DENSE = 0.12  # density that glass never has, for pictures without colour
+_COLOUR = 15  # grey levels between the channels that noise does not reach
+_COLOUR_PX = 200  # fewer pixels of colour are no tissue: the smallest fragment has more
+_DENSE = 0.12  # density above the slide's own brightest part, for pictures without colour
 _GREY_CONTRAST = 8  # grey levels by which tissue is darker than the slide's own glass
 
 Picture = NDArray[np.uint8]
@@ -41,7 +42,7 @@ def od_otsu(pixels: Picture, valid: Mask, *, pen: bool = True) -> Found:
         return Found(np.zeros_like(valid))
     smooth = np.asarray(cv2.medianBlur(pixels, 3), np.uint8)
     saturation = _saturation(smooth)
-    colourless = _percentiles(saturation, valid, 99)[0] <= _COLOURLESS
+    colourless = _is_colourless(smooth, valid)
     ink = _ink(smooth, valid, pen and not colourless)
     seen = valid & ~ink
     density = _density(smooth, valid)
@@ -50,7 +51,7 @@ def od_otsu(pixels: Picture, valid: Mask, *, pen: bool = True) -> Found:
     dense = density > _otsu(density, seen, *(round(limit * unit) for limit in _DENSITY))
     relaxed = seen & (saturation > _RELAXED[0]) & (density > round(_RELAXED[1] * unit))
     if colourless:
-        relaxed |= seen & (density > round(_DENSE * unit))
+        relaxed |= seen & _darker(smooth, seen)
     return Found(seen & coloured & dense, relaxed, ink)
 
 
@@ -68,11 +69,10 @@ def grey_otsu(pixels: Picture, valid: Mask, *, pen: bool = True) -> Found:
     if not valid.any():
         return Found(np.zeros_like(valid))
     smooth = np.asarray(cv2.medianBlur(pixels, 3), np.uint8)
-    colourless = _percentiles(_saturation(smooth), valid, 99)[0] <= _COLOURLESS
-    ink = _ink(smooth, valid, pen and not colourless)
+    ink = _ink(smooth, valid, pen and not _is_colourless(smooth, valid))
     seen = valid & ~ink
     grey = np.asarray(cv2.cvtColor(smooth, cv2.COLOR_RGB2GRAY), np.uint8)
-    glass = max(200, _percentiles(grey, valid, 95)[0])
+    glass = _percentiles(grey, seen, 95)[0]
     threshold = _otsu(grey, seen, 0, glass - _GREY_CONTRAST)
     return Found(seen & (grey <= threshold), None, ink)
 
@@ -87,7 +87,7 @@ def saturation(pixels: Picture, valid: Mask, *, threshold: float = 20, pen: bool
         pen: leave out green, blue, red and black marker ink.
     """
     smooth = np.asarray(cv2.medianBlur(pixels, 3), np.uint8)
-    ink = _ink(smooth, valid, pen)
+    ink = _ink(smooth, valid, pen and not _is_colourless(smooth, valid))
     return Found(valid & ~ink & (_saturation(smooth) > threshold), None, ink)
 
 
@@ -98,6 +98,14 @@ _LUMINANCE = np.arange(256, dtype=np.float32)
 def _saturation(pixels: Picture) -> Picture:
     hsv = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV)
     return np.asarray(cv2.extractChannel(hsv, 1), np.uint8)
+
+
+def _is_colourless(pixels: Picture, valid: Mask) -> bool:
+    """Return whether a picture is a grey one, in which dark pixels are not marker ink."""
+    red, green, blue = cv2.split(pixels)
+    highest, lowest = cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue)
+    coloured = np.asarray(cv2.subtract(highest, lowest)) > _COLOUR
+    return bool(np.count_nonzero(coloured & valid) < _COLOUR_PX)
 
 
 def _ink(pixels: Picture, valid: Mask, pen: bool) -> Mask:
@@ -113,6 +121,12 @@ def _density(pixels: Picture, valid: Mask) -> Picture:
         density = -np.log10(np.clip((_LUMINANCE + 1) / (white + 1), None, 1)) / 3
         total += cv2.LUT(channel, density * np.float32(_DENSITY_UNIT))
     return np.asarray(cv2.convertScaleAbs(total), np.uint8)
+
+
+def _darker(pixels: Picture, seen: Mask) -> Mask:
+    """Return what is clearly darker than the brightest part of a picture, however dim it is."""
+    grey = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8)
+    return grey < _percentiles(grey, seen, 95)[0] * 10**-_DENSE
 
 
 def _histogram(values: Picture, where: Mask) -> NDArray[np.float64]:
