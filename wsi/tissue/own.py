@@ -82,7 +82,8 @@ def check_setting(name: str, text: str) -> str | None:
         candidates = [TissueSpec()]
     elif name in setting_names():
         having = [m for m in METHODS.names() if name in METHODS.settings(m)]
-        if any("<" in method for method in having):  # of a family only the whole can be checked
+        having = [method for method in having if "<" not in method]
+        if not having:  # of a family of methods only the whole can be checked
             return None
         candidates = [TissueSpec.model_validate({"method": method}) for method in having]
     else:
