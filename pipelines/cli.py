@@ -471,7 +471,7 @@ def compare(
 @app.command(name="list", group=_LOOK)
 def list_(
     what: Literal[
-        "encoders", "aggregators", "objectives", "tissue", "readers", "stores", "metrics"
+        "encoders", "aggregators", "objectives", "tissue", "stains", "readers", "stores", "metrics"
     ],
     *,
     common: Common = COMMON,

@@ -17,6 +17,7 @@ from wsi.errors import ConfigError, UnknownNameError, WsiError
 from wsi.objectives import OBJECTIVES
 from wsi.registry import Registry, suggest
 from wsi.specs import Component, Config
+from wsi.stain import STAINS
 from wsi.tissue import METHODS
 
 FOREIGN = {
@@ -43,6 +44,7 @@ _COMPONENTS: dict[str, Registry] = {
     "aggregator": AGGREGATORS,
     "objective": OBJECTIVES,
     "tissue.method": METHODS,
+    "pixels.stain": STAINS,
 }
 
 

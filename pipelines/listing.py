@@ -19,12 +19,14 @@ from wsi.objectives import OBJECTIVES
 from wsi.registry import Registry
 from wsi.slides import READERS
 from wsi.specs import Component, Config
+from wsi.stain import STAINS
 from wsi.tissue import METHODS
 
 _REGISTRIES: dict[str, Registry] = {
     "aggregators": AGGREGATORS,
     "objectives": OBJECTIVES,
     "tissue": METHODS,
+    "stains": STAINS,
     "readers": READERS,
     "stores": STORES,
 }

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from pipelines.colour import Colours, write_colour_strip
 from pipelines.console import Console, Tracker
 from pipelines.lesions import Regions, read_lesions, report_lesions
 from pipelines.overlay import write_located
@@ -40,6 +41,7 @@ from wsi.errors import (
 )
 from wsi.extract import Recipe, Tiling, embed, locate, make_recipe, settle_tiling
 from wsi.findings import few
+from wsi.pixels import PixelPlan, fit_pixels, plan_pixels
 from wsi.slides import open_slide
 from wsi.specs import Config
 from wsi.tissue import METHODS
@@ -93,6 +95,7 @@ class Outcome:
     fates: Mapping[str, int] = field(default_factory=dict)
     warning: str = ""
     bad_tiles: int = 0
+    colour: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,7 @@ class Work:
     """What a process needs to take slides to bags."""
 
     config: Config
+    pixels: PixelPlan
     recipe: Recipe | None
     bags: Path
     out: Path
@@ -120,6 +124,7 @@ def run(config: Config, options: Options, console: Console) -> int:
     check_device(options.device)
     allowed_quarantined(options.allow_quarantined, 0)
     METHODS.check(config.tissue.method.name, config.tissue.method.params)
+    pixels = plan_pixels(config.pixels)
     encoder_info(config.encoder)
     found = _survey(config, options, console)
     unresolved = [item for item in found if item.status != "ok"]
@@ -134,7 +139,14 @@ def run(config: Config, options: Options, console: Console) -> int:
     recipe = make_recipe(config, encoder) if encoder else None
     folder = recipe_folder(options.out, recipe.name, config.store) if recipe else options.out
     work = Work(
-        config, recipe, folder, options.out, options.device, options.until, options.max_bad_tiles
+        config,
+        pixels,
+        recipe,
+        folder,
+        options.out,
+        options.device,
+        options.until,
+        options.max_bad_tiles,
     )
     return _Run(work, options, found, console, encoder, lesions).go()
 
@@ -220,6 +232,7 @@ class _Run:
         self.entries: dict[str, Entry] = {}
         self.states = {"done": 0, "empty": 0}
         self.tiles: Counter[str] = Counter()
+        self.colours = Colours()
 
     def go(self) -> int:
         self._refuse_changed_settings()
@@ -303,6 +316,7 @@ class _Run:
         self.tiles.update(fates(info))
         if info.bad_tiles:
             self.console.warn(bad_line(info))
+        self.colours.add(info.provenance.pixels.get("fitted", {}).get("colour", ""))
         return True
 
     def _worth_a_retry(self, earlier: Entry, fingerprint: str) -> bool:
@@ -326,6 +340,12 @@ class _Run:
             self.tiles.update(outcome.fates)
             if outcome.warning:
                 self.console.warn(outcome.warning)
+            self.colours.add(outcome.colour)
+            if outcome.colour in ("damaged-profile", "not-an-rgb-profile"):
+                self.console.warn(
+                    f"{outcome.slide_id}: {outcome.colour}: its tiles are left as scanned — "
+                    "copy it again from its source, or have its profile mended"
+                )
             self.console.detail(f"{outcome.slide_id}: {outcome.state}, {outcome.tiles} tiles")
             if outcome.state == "empty":
                 self.console.warn(f"{outcome.slide_id} is empty: {outcome.message}")
@@ -359,6 +379,8 @@ class _Run:
         self.console.say(text)
         if self.work.until != "tissue":
             self.console.say(tiles_line(done + empty, self.tiles))
+        if self.colours:
+            self.console.say(str(self.colours))
         if self.work.until == "bags":
             self.console.say(f"bags: {self.work.bags}")
         self.console.say(f"overlays: {self.options.out / 'thumbnails'}")
@@ -372,6 +394,8 @@ class _Run:
             "tiles": tiles_result(self.tiles),
             "bags": str(self.work.bags) if self.work.recipe else None,
         }
+        if self.colours:
+            result["colour"] = self.colours.counts
         if self.lesions:
             result["lesions"] = self._lesions()
         self.console.result(result)
@@ -416,10 +440,16 @@ def one_slide(
             write_located(work.out, slide.info, located)
             if tiles is not None:
                 tiles.located(len(located.grid))
+            steps = fit_pixels(slide, located.tissue, located.grid, work.pixels)
+            colour = steps.record.get("colour", "")
+            if work.pixels.changes_colour and len(located.grid) and work.until != "tissue":
+                write_colour_strip(work.out, slide, located.grid, steps)
             if work.recipe is None or encoder is None:
                 state = "done" if len(located.grid) else "empty"
                 n = len(located.grid)
-                return Outcome(slide_id, state, "no tissue was found", n, {"tiles": n})
+                return Outcome(
+                    slide_id, state, "no tissue was found", n, {"tiles": n}, colour=colour
+                )
             store = create_store(work.bags, config.store)
             count = tiles.read if tiles is not None else lambda n: None
             info = embed(
@@ -428,11 +458,19 @@ def one_slide(
                 encoder,
                 work.recipe,
                 store,
+                steps=steps,
                 max_bad_tiles=work.max_bad_tiles,
                 on_tiles=count,
             )
-            reason = info.reason or ""
-            return Outcome(slide_id, info.status, reason, info.n, fates(info), bad_line(info))
+            return Outcome(
+                slide_id,
+                info.status,
+                info.reason or "",
+                info.n,
+                fates(info),
+                bad_line(info),
+                colour=colour,
+            )
     except BadTilesError as error:
         return Outcome(slide_id, error.reason, str(error), bad_tiles=error.bad)
     except SlideError as error:
@@ -526,12 +564,14 @@ def _plan(config: Config, options: Options, found: Sequence[Surveyed], console: 
 
 def _differences(old: dict, new: dict) -> str:
     """Return the settings that differ, old -> new."""
-    pairs = [
-        f"{part}.{key} {old.get(part, {}).get(key)} -> {value}"
-        for part in ("tiling", "tissue", "quality")
-        for key, value in (dict.fromkeys(old.get(part, {})) | new.get(part, {})).items()
-        if old.get(part, {}).get(key) != value
-    ]
+    pairs = []
+    for part in ("tiling", "tissue", "quality", "pixels"):
+        before, after = old.get(part, {}), new.get(part, {})
+        pairs += [
+            f"{part}.{key} {before.get(key)} -> {after.get(key)}"
+            for key in before | after
+            if before.get(key) != after.get(key)
+        ]
     if old["encoder"] != new["encoder"]:
         pairs.append("another version of the encoder")
     if old["precision"] != new["precision"]:

@@ -40,6 +40,36 @@ def picture() -> Picture:
     return draw_disc
 
 
+def draw_stained(
+    size: tuple[int, int] = (1024, 1024),
+    stains: tuple[tuple[float, ...], tuple[float, ...]] = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11)),
+    seed: int = 0,
+) -> np.ndarray:
+    """Return RGB (h, w, 3): a disc of tissue of two stains on white glass.
+
+    Each pixel's optical density, from grey level 240, is a mixture of the two stains; some of the
+    disc has the one alone, some the other.
+    """
+    w, h = size
+    rng = np.random.default_rng(seed)
+    share = cv2.GaussianBlur(rng.standard_normal((h, w), dtype=np.float32), (0, 0), 4)
+    share = np.clip(0.5 + share / share.std() / 2, 0, 1)
+    vectors = np.asarray(stains) / np.linalg.norm(stains, axis=1, keepdims=True)
+    amount = rng.uniform(0.4, 1.2, (h, w))
+    density = amount[..., None] * (
+        share[..., None] * vectors[0] + (1 - share[..., None]) * vectors[1]
+    )
+    y, x = np.mgrid[0:h, 0:w] + 0.5
+    inside = np.hypot(x - w / 2, y - h / 2) < 0.4 * min(w, h)
+    light = np.where(inside[..., None], 240 * np.exp(-density) - 1, 245)
+    return np.clip(np.rint(light), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def stained_picture() -> Picture:
+    return draw_stained
+
+
 @pytest.fixture(scope="session")
 def slide_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of four small slides in several dresses, one of them bare glass; never written to.

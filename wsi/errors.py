@@ -8,8 +8,9 @@ WsiError
 │   ├── SlideOpenError              no reader opens the file
 │   ├── MissingMppError             the slide says nothing believable about its resolution
 │   ├── NeedsUpsamplingError        the slide is coarser than the resolution asked for
-│   └── RegionError                 a region could not be decoded
-│       └── BadTilesError           more tiles of a slide than allowed could not be decoded
+│   ├── RegionError                 a region could not be decoded
+│   │   └── BadTilesError           more tiles of a slide than allowed could not be decoded
+│   └── StainFitError               too little tissue, or not two stains, to normalise by
 ├── EncoderError                    weights are absent, gated or of another shape
 ├── BagError
 │   ├── BagMissingError (KeyError)  no valid bag of that id
@@ -108,6 +109,13 @@ class BadTilesError(RegionError):
     def __init__(self, message: str, bad: int) -> None:
         super().__init__(message)
         self.bad = bad
+
+
+class StainFitError(SlideError):
+    """A slide's stains cannot be estimated: too little stained tissue, or no two stains in it."""
+
+    code = "STAIN"
+    reason = "stain-fit-failed"
 
 
 class EncoderError(WsiError):

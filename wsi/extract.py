@@ -12,6 +12,7 @@ import numpy as np
 
 from wsi.bags import DROPPED, BagInfo, BagStore, BagWriter, Provenance, beyond
 from wsi.errors import BadTilesError, ConfigError
+from wsi.pixels import PixelPlan, PixelSteps, fit_pixels, plan_pixels
 from wsi.quality import FoldRule, fold_rule, tile_scores
 from wsi.slides import Slide, SlideInfo, Thumbnail
 from wsi.specs import Config, QualitySpec, TilingSpec, TissueSpec
@@ -49,6 +50,7 @@ class Recipe:
     encoder: dict[str, Any]
     precision: Literal["float16", "float32"]
     quality: QualitySpec = field(default_factory=QualitySpec)
+    pixels: PixelPlan = field(default_factory=PixelPlan)
 
     @property
     def name(self) -> str:
@@ -57,13 +59,18 @@ class Recipe:
         return f"{encoder}_{self.tiling.mpp:g}um_{self.tiling.tile_px}px"
 
     def provenance(
-        self, info: SlideInfo, located: Located | None = None, own: OwnTissue | None = None
+        self,
+        info: SlideInfo,
+        located: Located | None = None,
+        own: OwnTissue | None = None,
+        steps: PixelSteps | None = None,
     ) -> Provenance:
         """Return what a bag of this slide is made from; its key needs no tissue search.
 
         Args:
             located: adds what was found; it brings its own `own`.
             own: what this slide has in place of the common tissue settings.
+            steps: adds what its pixel steps were fitted to.
         """
         own = located.own if located else own or OwnTissue()
         slide = {
@@ -74,6 +81,8 @@ class Recipe:
             "size0": info.size0,
             "bounds0": info.bounds0,
             "magnification": info.magnification,
+            "icc": info.icc,
+            "icc_sha256": info.icc_sha256,
         }
         tiling: dict[str, Any] = {"settings": asdict(self.tiling)}
         tissue: dict[str, Any] = {"settings": recipe_of(self.tissue)}
@@ -90,7 +99,13 @@ class Recipe:
             }
             tissue["flags"] = located.tissue.flags
         quality = {"settings": self.quality.model_dump(exclude_none=True)}
-        return Provenance(slide, tiling, self.encoder, tissue, self.precision, quality=quality)
+        settings = self.pixels.settings
+        pixels: dict[str, Any] = {"settings": settings} if settings else {}
+        if steps is not None and steps.record:
+            pixels["fitted"] = steps.record
+        return Provenance(
+            slide, tiling, self.encoder, tissue, self.precision, quality=quality, pixels=pixels
+        )
 
 
 @dataclass(frozen=True)
@@ -114,7 +129,8 @@ def make_recipe(config: Config, encoder: Encoder) -> Recipe:
     """Return the recipe of a configuration with its encoder loaded.
 
     Raises:
-        ConfigError: tiles are smaller than the encoder can take.
+        ConfigError: tiles are smaller than the encoder can take, or a setting of the pixels' steps
+            is wrong.
     """
     tiling = settle_tiling(config.tiling, encoder.info)
     if tiling.tile_px < encoder.min_tile_px:
@@ -123,7 +139,8 @@ def make_recipe(config: Config, encoder: Encoder) -> Recipe:
             f"give at least {encoder.min_tile_px}"
         )
     described = encoder.describe(tiling.tile_px, tiling.mpp)
-    return Recipe(tiling, config.tissue, described, config.precision, config.quality)
+    pixels = plan_pixels(config.pixels)
+    return Recipe(tiling, config.tissue, described, config.precision, config.quality, pixels)
 
 
 def locate(
@@ -162,6 +179,7 @@ def embed(
     recipe: Recipe,
     store: BagStore,
     *,
+    steps: PixelSteps | None = None,
     batch: int = DEFAULT_BATCH,
     max_bad_tiles: int = 0,
     on_tiles: Callable[[int], None] = lambda n: None,
@@ -173,6 +191,7 @@ def embed(
     tile stays is stored as empty.
 
     Args:
+        steps: the recipe's pixel steps fitted to this slide, where they are known already.
         batch: tiles per encoder call.
         max_bad_tiles: how many tiles may fail to decode.
         on_tiles: called with the number of tiles dealt with, for progress.
@@ -180,11 +199,14 @@ def embed(
     Raises:
         BadTilesError: more tiles than that cannot be decoded, or all that hold data; nothing is
             stored.
+        StainFitError: the slide's stains cannot be estimated; nothing is stored.
         BagError: a feature is not finite; nothing is stored.
     """
     started = time.perf_counter()
     grid, info = located.grid, slide.info
-    made = recipe.provenance(info, located)
+    if steps is None:
+        steps = fit_pixels(slide, located.tissue, grid, recipe.pixels)
+    made = recipe.provenance(info, located, steps=steps)
     counts = {"considered": grid.considered, "planned": len(grid)}
     if not len(grid):
         reason = "no-tissue" if not located.tissue.mask.any() else "no-tile-with-enough-tissue"
@@ -193,7 +215,7 @@ def embed(
     made = replace(made, quality=made.quality | {"fold": asdict(rule)})
     with store.writer(info.slide_id, len(grid), encoder.info.dim, made) as writer:
         writer.counts.update(counts)
-        work = _Embedding(grid, encoder, recipe, rule, writer)
+        work = _Embedding(grid, encoder, recipe, rule, steps, writer)
         for part in tile_batches(slide, grid, batch, max_bad_tiles):
             work.add(part)
             on_tiles(part.size)
@@ -220,7 +242,13 @@ class _Embedding:
     """One slide's batches on their way into a bag: scored, thinned out, embedded."""
 
     def __init__(
-        self, grid: TileGrid, encoder: Encoder, recipe: Recipe, rule: FoldRule, writer: BagWriter
+        self,
+        grid: TileGrid,
+        encoder: Encoder,
+        recipe: Recipe,
+        rule: FoldRule,
+        steps: PixelSteps,
+        writer: BagWriter,
     ) -> None:
         self.encoding = 0.0
         self.scoring = 0.0
@@ -228,6 +256,7 @@ class _Embedding:
         self._encoder = encoder
         self._limits = recipe.quality.limits
         self._rule = rule
+        self._steps = steps
         self._writer = writer
         self._decoded = 0
 
@@ -243,6 +272,7 @@ class _Embedding:
             self._add_tiles(np.asarray(part.rows), np.stack(part.tiles))
 
     def _add_tiles(self, rows: np.ndarray, tiles: np.ndarray) -> None:
+        tiles = self._steps.to_srgb(tiles)
         before = time.perf_counter()
         scores = tile_scores(tiles, self._grid.mpp, self._rule)
         kept = np.ones(len(rows), bool)
@@ -254,8 +284,9 @@ class _Embedding:
         if not kept.any():
             return
         rows, scores = rows[kept], {name: values[kept] for name, values in scores.items()}
+        tiles = self._steps.normalise(tiles[kept])
         before = time.perf_counter()
-        features = _features(self._encoder, tiles[kept])
+        features = _features(self._encoder, tiles)
         self.encoding += time.perf_counter() - before
         self._writer.append(features, self._grid.xy0[rows], self._grid.tissue[rows], scores)
 

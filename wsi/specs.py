@@ -28,6 +28,8 @@ class Spec(BaseModel):
 
 
 def _component(value: Any) -> Any:
+    if isinstance(value, dict) and "name" not in value:
+        raise ValueError("settings of nothing — give a name, too")
     return {"name": value} if isinstance(value, str) else value
 
 

@@ -45,6 +45,9 @@ class Provenance:
         precision: of the stored features.
         quality: `settings` (limits on the scores of tiles), which enter the keys where there are
             any; anything else enters neither.
+        pixels: `settings` of what was done to tiles before the encoder, those that are not the
+            defaults, which enter the keys; `fitted`, what was found on this slide, does not. Empty
+            where tiles went to the encoder as read, as in all bags before there were such steps.
 
     Raises:
         BagError: a part lacks its fingerprint or settings, or is not JSON.
@@ -56,6 +59,7 @@ class Provenance:
     tissue: Json
     precision: Precision
     quality: Json = field(default_factory=dict)
+    pixels: Json = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for part, needed in _NEEDED:
@@ -66,6 +70,7 @@ class Provenance:
                 )
             object.__setattr__(self, part, value)
         object.__setattr__(self, "quality", _plain_json("quality", self.quality))
+        object.__setattr__(self, "pixels", _plain_json("pixels", self.pixels))
         if self.precision not in get_args(Precision):
             raise BagError(f"provenance: precision {self.precision!r} — use float16 or float32")
 
@@ -93,12 +98,16 @@ class Provenance:
             "encoder": self.encoder["fingerprint"],
             "precision": self.precision,
         }
-        limits = self.quality.get("settings")
-        return recipe | {"quality": limits} if limits else recipe
+        # Left out when empty: the keys of bags made before there were such settings still hold.
+        for part in ("quality", "pixels"):
+            settings = getattr(self, part).get("settings")
+            if settings:
+                recipe[part] = settings
+        return recipe
 
     def to_json(self) -> Json:
         """Return the fields as one JSON object."""
-        parts = (*(part for part, _ in _NEEDED), "quality", "precision")
+        parts = (*(part for part, _ in _NEEDED), "quality", "pixels", "precision")
         return {part: getattr(self, part) for part in parts}
 
 

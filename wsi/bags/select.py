@@ -51,5 +51,6 @@ def _settings(info: BagInfo) -> dict[str, Any]:
     flat = {"encoder": made.encoder.get("name", fingerprint), "encoder.fingerprint": fingerprint}
     flat |= made.tiling["settings"]
     flat |= {f"tissue.{name}": value for name, value in made.tissue["settings"].items()}
-    flat |= {f"quality.{name}": value for name, value in made.recipe.get("quality", {}).items()}
+    for part in ("quality", "pixels"):
+        flat |= {f"{part}.{name}": value for name, value in made.recipe.get(part, {}).items()}
     return flat | {"precision": made.precision, "dim": info.dim}

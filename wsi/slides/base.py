@@ -42,6 +42,7 @@ class SlideInfo:
         reader: name of what decodes the pixels, see `wsi.slides.READERS`.
         reader_note: why a faster reader was not taken; empty when there is nothing to say.
         icc: what the embedded colour profile calls itself, or None when there is none.
+        icc_sha256: hash of that profile's bytes.
         associated: names of label, macro and thumbnail images; they are never opened here.
     """
 
@@ -62,6 +63,7 @@ class SlideInfo:
     reader: str = "openslide"
     reader_note: str = ""
     icc: str | None = None
+    icc_sha256: str | None = None
     associated: tuple[str, ...] = ()
 
     def size0_of(self, size_px: tuple[int, int], mpp: float) -> tuple[float, float]:
@@ -189,6 +191,11 @@ class Slide(ABC):
     def properties(self) -> dict[str, Any]:
         """Return the reader's raw properties; they may name the patient, so never write them."""
         return {}
+
+    @property
+    @abstractmethod
+    def icc_profile(self) -> bytes | None:
+        """Return the embedded ICC profile as it stands in the file, or None."""
 
     @abstractmethod
     def _region(self, level: int, xy: tuple[int, int], size: tuple[int, int]) -> Region:

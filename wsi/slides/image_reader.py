@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from wsi.errors import RegionError, SlideOpenError
-from wsi.files import sampled_fingerprint
+from wsi.files import sampled_fingerprint, sha256_bytes
 from wsi.slides.base import Region, Slide, SlideInfo
+from wsi.slides.profile import profile_name
 from wsi.slides.resolution import resolve_mpp
 
 _MAX_PIXELS = 300_000_000  # a plain image is decoded whole: 1.2 GB as RGBA
@@ -39,6 +40,7 @@ class ImageReader(Slide):
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
             w, h = image.size[::-1] if turned else image.size
             properties = _dpi_properties(image)
+            self._profile: bytes | None = image.info.get("icc_profile")
         resolution = resolve_mpp(
             properties,
             table_mpp=table_mpp,
@@ -60,7 +62,13 @@ class ImageReader(Slide):
             fingerprint=sampled_fingerprint(path),
             notes=resolution.notes,
             reader="image",
+            icc=profile_name(self._profile),
+            icc_sha256=sha256_bytes(self._profile) if self._profile is not None else None,
         )
+
+    @property
+    def icc_profile(self) -> bytes | None:
+        return self._profile
 
     def close(self) -> None:
         self._pixels = None

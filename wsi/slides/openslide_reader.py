@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import openslide
 import tifffile
-from PIL import ImageCms
 
 from wsi.errors import RegionError, SlideOpenError
-from wsi.files import sampled_fingerprint
+from wsi.files import sampled_fingerprint, sha256_bytes
 from wsi.slides.base import Region, Slide, SlideInfo
 from wsi.slides.downsamples import true_downsamples, true_sizes
 from wsi.slides.leica import scn_areas
+from wsi.slides.profile import profile_name
 from wsi.slides.resolution import resolve_mpp
 
 _MAX_EDGE = 1 << 22
@@ -52,7 +52,7 @@ class OpenSlideReader(Slide):
             use_magnification=use_magnification,
             assume_mpp=assume_mpp,
         )
-        properties = handle.properties
+        properties, profile = handle.properties, _profile(handle)
         self.level_downsamples = tuple(handle.level_downsamples)
         """OpenSlide's own figures: what it divides level-0 positions by."""
         vendor = properties.get("openslide.vendor", "unknown")
@@ -77,13 +77,18 @@ class OpenSlideReader(Slide):
             magnification=_magnification(properties),
             notes=resolution.notes + _ome_note(path, properties, handle.level_count),
             reader_note=note,
-            icc=_profile_name(handle),
+            icc=profile_name(profile),
+            icc_sha256=sha256_bytes(profile) if profile is not None else None,
             associated=tuple(sorted(handle.associated_images)),
         )
 
     @property
     def properties(self) -> dict[str, str]:
         return dict(self._open().properties)
+
+    @property
+    def icc_profile(self) -> bytes | None:
+        return _profile(self._open())
 
     def close(self) -> None:
         if self._handle is not None and self._pid == os.getpid():
@@ -179,15 +184,10 @@ def _magnification(properties: Mapping[str, str]) -> float | None:
         return None
 
 
-def _profile_name(handle: openslide.OpenSlide) -> str | None:
-    """Return what the embedded colour profile calls itself, or None when there is none."""
-    try:
-        profile = handle.color_profile
-        if profile is None:
-            return None
-        return ImageCms.getProfileDescription(profile).strip() or "unnamed"
-    except (ImageCms.PyCMSError, OSError):
-        return "unreadable"
+def _profile(handle: openslide.OpenSlide) -> bytes | None:
+    """Return the embedded ICC profile as it stands in the file, sound or not."""
+    # Each region carries the bytes; an empty one decodes nothing. `color_profile` parses them.
+    return handle.read_region((0, 0), 0, (0, 0)).info.get("icc_profile")
 
 
 def _ome_note(path: Path, properties: Mapping[str, str], levels: int) -> tuple[str, ...]:

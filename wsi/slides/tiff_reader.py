@@ -61,6 +61,10 @@ class TiffReader(Slide):
     def properties(self) -> dict[str, Any]:
         return self._reference.properties
 
+    @property
+    def icc_profile(self) -> bytes | None:
+        return self._reference.icc_profile
+
     def close(self) -> None:
         if self._tiles is not None and self._pid == os.getpid():
             self._tiles.close()

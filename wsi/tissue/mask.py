@@ -49,6 +49,25 @@ class TissueMask:
         )
         return np.clip(covered / (w * h), 0, 1).astype(np.float32)
 
+    def under(
+        self, xy0: tuple[float, float], size0: tuple[float, float], size_px: tuple[int, int]
+    ) -> NDArray[np.bool_]:
+        """Return which of a box's pixels, bool (h, w), have their centre on tissue.
+
+        Args:
+            xy0, size0: the box's corner (x, y) and size (w, h) in level-0 pixels.
+            size_px: pixels (w, h) the box is shown in.
+        """
+        columns, rows = (
+            (xy0[k] - self.origin0[k] + (np.arange(size_px[k]) + 0.5) * size0[k] / size_px[k])
+            // self.scale[k]
+            for k in (0, 1)
+        )
+        H, W = self.mask.shape
+        known = ((rows >= 0) & (rows < H))[:, None] & (columns >= 0) & (columns < W)
+        row, column = rows.clip(0, H - 1).astype(int), columns.clip(0, W - 1).astype(int)
+        return self.mask[np.ix_(row, column)] & known
+
     @cached_property
     def _integral(self) -> NDArray[np.float64]:
         return np.asarray(cv2.integral(self.mask.astype(np.uint8)), np.float64)
