@@ -296,7 +296,9 @@ def note_lines(found: Sequence[Surveyed]) -> list[str]:
     lines = [f"note: {line}" for line in _grouped(noted, lambda item: "")]
     outranked = sum(TABLE_WINS in item.reason for item in noted)
     if outranked:
-        lines.append(f"{outranked} slides: mpp taken from the table against their own metadata")
+        lines.append(
+            f"mpp taken from the table against the slide's own metadata: {outranked} in all"
+        )
     return lines
 
 

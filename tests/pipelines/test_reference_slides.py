@@ -33,7 +33,7 @@ FACTS = {
     "philips_like_camelyon": ("philips", 2048, 2048, 4, 0.2275, "ok"),
     "leica": ("leica", 2000, 2000, 4, None, "no-mpp"),
     "trestle": ("trestle", 2048, 2048, 4, None, "no-mpp"),
-    "ome_pyramid.ome": ("generic-tiff", 2048, 2048, 1, 0.5, "ok"),
+    "ome_pyramid.ome": ("generic-tiff", 2048, 2048, 4, 0.5, "ok"),
 }
 
 
@@ -57,7 +57,9 @@ def test_scan_states_the_known_facts(shared_data: Path, tmp_path: Path) -> None:
         )
     assert found["ome_pyramid.ome"]["mpp_source"] == "ome-xml"
     assert float(found["aperio_40x_mpp0p2522"]["magnification"]) == 40
-    assert "levels" in found["ome_pyramid.ome"]["reason"]
+    assert found["ome_pyramid.ome"]["reader"] == "tiff"  # OpenSlide sees one level only
+    assert found["CMU-1-Small-Region"]["associated"] == "label;macro;thumbnail"
+    assert found["TCGA-CR-7395-01A-01-TS1"]["icc"] == "sRGB IEC61966-2.1"
 
 
 def test_preprocess_takes_what_can_be_taken(shared_data: Path, tmp_path: Path) -> None:

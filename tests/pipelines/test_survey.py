@@ -252,7 +252,7 @@ def test_a_table_that_contradicts_slides_is_told_and_summed_up(
     found = look(table)
     assert [item.file.site for item in found] == ["north", "north", "south"]
     lines = note_lines(found)
-    assert lines[-1] == "2 slides: mpp taken from the table against their own metadata"
+    assert lines[-1] == "mpp taken from the table against the slide's own metadata: 2 in all"
     about = [line for line in lines if "0.25 um/px, where openslide says 0.5" in line]
     assert [line.split(":")[1].strip() for line in about] == ["a", "b"]
 
