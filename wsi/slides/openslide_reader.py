@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import cv2
 import numpy as np
 import openslide
 import tifffile
@@ -129,8 +130,12 @@ class OpenSlideReader(Slide):
         rgba = np.asarray(image)
         # Between file tiles a fractional start leaves seams of partial alpha over correct colour;
         # real transparency is all or nothing.
-        alpha = np.where(rgba[..., 3] >= _OPAQUE_FROM, np.uint8(255), np.uint8(0))
-        return Region(np.ascontiguousarray(rgba[..., :3]), alpha, start)
+        alpha = np.asarray(cv2.extractChannel(rgba, 3))
+        if alpha.min() >= _OPAQUE_FROM:
+            alpha = None
+        else:
+            alpha = np.where(alpha >= _OPAQUE_FROM, np.uint8(255), np.uint8(0))
+        return Region(np.asarray(cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB), np.uint8), alpha, start)
 
     def _request(
         self, level: int, xy: tuple[int, int], size: tuple[int, int]
