@@ -27,7 +27,7 @@ from pipelines.survey import (
     unresolved_lines,
 )
 from pipelines.tilecounts import bad_line, fates, refuse_bad, tiles_line, tiles_result
-from pipelines.workers import check_device, processes
+from pipelines.workers import check_device, processes, reading_threads
 from wsi.bags import create_store
 from wsi.encoders import Encoder, encoder_info, load_encoder
 from wsi.errors import (
@@ -110,6 +110,7 @@ class Work:
     device: str
     until: Until
     max_bad_tiles: int = 0
+    threads: int = 1
 
     @property
     def tiling(self) -> Tiling:
@@ -147,6 +148,7 @@ def run(config: Config, options: Options, console: Console) -> int:
         options.device,
         options.until,
         options.max_bad_tiles,
+        reading_threads(options.jobs),
     )
     return _Run(work, options, found, console, encoder, lesions).go()
 
@@ -434,7 +436,14 @@ def one_slide(
     """Take one slide as far as asked; whatever is wrong with it is its outcome, not an error."""
     config, slide_id = work.config, item.file.slide_id
     try:
-        with open_slide(item.file.path, slide_id, mpp=item.file.mpp, spec=config.slides) as slide:
+        with open_slide(
+            item.file.path,
+            slide_id,
+            mpp=item.file.mpp,
+            spec=config.slides,
+            half_dct=config.pixels.half_dct,
+            threads=work.threads,
+        ) as slide:
             own = own_tissue(work.out, item.file, slide.info, config.tissue)
             located = locate(slide, config.tissue, work.tiling, own)
             write_located(work.out, slide.info, located)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -11,6 +12,7 @@ from typing import Any
 
 from wsi.errors import ConfigError
 
+_MOST_THREADS = 8  # more feed no encoder faster
 _KINDS = ("cpu", "cuda", "mps")
 
 
@@ -40,6 +42,19 @@ def _start(start: Callable[..., None] | None, args: tuple[Any, ...]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if start is not None:
         start(*args)
+
+
+def reading_threads(jobs: int) -> int:
+    """Return the threads each of `jobs` processes may decode slides with: the cores, shared."""
+    return max(1, min(_MOST_THREADS, _cores() // jobs))
+
+
+def _cores() -> int:
+    """Return the cores this process may use, which on a cluster are fewer than there are."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # only Linux tells
+        return os.cpu_count() or 1
 
 
 def check_device(name: str) -> None:

@@ -80,6 +80,7 @@ def test_the_key_needs_no_tissue_search(slide_folder: Path, encoder) -> None:
         located = locate(slide, recipe.tissue, recipe.tiling)
         planned, made = recipe.provenance(slide.info), recipe.provenance(slide.info, located)
     assert (planned.key, planned.recipe_key) == (made.key, made.recipe_key)
+    assert (made.slide["reader"], made.slide["reader_note"]) == ("tiff", "")
 
 
 @pytest.mark.parametrize("batch", [1, 7, 64])

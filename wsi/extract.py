@@ -83,6 +83,8 @@ class Recipe:
             "magnification": info.magnification,
             "icc": info.icc,
             "icc_sha256": info.icc_sha256,
+            "reader": info.reader,
+            "reader_note": info.reader_note,
         }
         tiling: dict[str, Any] = {"settings": asdict(self.tiling)}
         tissue: dict[str, Any] = {"settings": recipe_of(self.tissue)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipelines.workers import check_device
+from pipelines.workers import check_device, reading_threads
 from wsi.errors import ConfigError
 
 
@@ -27,3 +27,11 @@ def test_a_machine_without_accelerator_says_so(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(ConfigError, match="is not here"):
         check_device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("cores", "jobs", "threads"), [(2, 1, 2), (2, 4, 1), (16, 4, 4), (64, 1, 8)]
+)
+def test_cores_are_shared_by_processes(monkeypatch, cores, jobs, threads) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(cores)))
+    assert reading_threads(jobs) == threads
