@@ -72,6 +72,26 @@ def test_every_pixel_of_every_level_is_openslides(
         assert (slide.info.reader, slide.info.reader_note) == ("tiff", "")
 
 
+@pytest.mark.parametrize("offset0", [(0, 0), (333.4, 216.8)])
+def test_a_leica_scan_has_openslides_pixels_wherever_it_lies(tmp_path, levels, offset0) -> None:
+    path = tmp_path / "a.scn"
+    write_slide(path, levels, mpp=MPP, dress="leica", offset0=offset0, shared_tables=True)
+    with open_slide(path) as slide, openslide.OpenSlide(path) as reference:
+        x, y, w, h = slide.info.bounds0
+        assert (w, h) == SIZE0
+        pixels = slide.read((x, y), 0, (w, h))
+        wanted = reference.read_region((x, y), 0, (w, h)).convert("RGB")
+        np.testing.assert_array_equal(pixels, np.asarray(wanted))
+        assert slide.info.reader == "tiff"
+        # Around the scan the glass is empty.
+        (outside,) = slide.read_tiles([(x + w + 40, y + 10)], 64, MPP)
+        assert outside is None
+        (half,) = slide.read_tiles([(x + w - 32, y + 10)], 64, MPP)
+        assert isinstance(half, np.ndarray)
+        assert (half[:, 33:] == 255).all()
+        np.testing.assert_array_equal(half[:, :31], pixels[10:74, w - 32 : w - 1])
+
+
 def _corners(rng: np.random.Generator, tile: int, n: int) -> list[tuple[int, int]]:
     x, y = rng.integers(0, SIZE0[0] - tile, n), rng.integers(0, SIZE0[1] - tile, n)
     return sorted(zip(x.tolist(), y.tolist(), strict=True), key=lambda corner: corner[::-1])

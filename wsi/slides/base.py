@@ -244,7 +244,9 @@ class Slide(ABC):
         (region,) = self._regions(level, [self._inside(view)])
         if isinstance(region, RegionError):
             raise region
-        return self._padded(self._composited(region), view).pixels
+        whole = self._padded(self._composited(region), view)
+        left, top = round(box[0] - whole.start[0]), round(box[1] - whole.start[1])
+        return np.ascontiguousarray(whole.pixels[top : top + size[1], left : left + size[0]])
 
     def read_at(
         self,
@@ -378,8 +380,9 @@ class Slide(ABC):
         pixels[:] = self.info.background
         alpha = np.zeros((h, w), np.uint8)
         place = slice(top - y, top - y + high), slice(left - x, left - x + wide)
-        pixels[place] = region.pixels
-        alpha[place] = 255 if region.alpha is None else region.alpha
+        # A reader that begins at a fraction of a pixel may give one more than asked for.
+        pixels[place] = region.pixels[:high, :wide]
+        alpha[place] = 255 if region.alpha is None else region.alpha[:high, :wide]
         start = x + region.start[0] - left, y + region.start[1] - top
         return Region(pixels, alpha, start)
 

@@ -57,11 +57,12 @@ class OpenSlideReader(Slide):
         self.level_downsamples = tuple(handle.level_downsamples)
         """OpenSlide's own figures: what it divides level-0 positions by."""
         vendor = properties.get("openslide.vendor", "unknown")
-        self._scn = scn_areas(path) if vendor == "leica" else ()
+        self.scn = scn_areas(path) if vendor == "leica" else ()
+        """Scans on a Leica glass; none for other vendors."""
         sizes = handle.level_dimensions
         scales = true_downsamples(vendor, sizes, self.level_downsamples, properties)
-        if self._scn:
-            scales = self._scn[0].downsamples
+        if self.scn:
+            scales = self.scn[0].downsamples
         self.info = SlideInfo(
             slide_id=slide_id,
             path=path,
@@ -146,8 +147,8 @@ class OpenSlideReader(Slide):
         starts at a fraction of a level pixel; the fraction is reported, not ignored.
         """
         stated = self.level_downsamples[level]
-        if self._scn:
-            area = min(self._scn, key=lambda area: area.distance(level, (*xy, *size)))
+        if self.scn:
+            area = min(self.scn, key=lambda area: area.distance(level, (*xy, *size)))
             return area.request(level, xy, stated)
         location = round(xy[0] * stated), round(xy[1] * stated)
         return location, (location[0] / stated, location[1] / stated)

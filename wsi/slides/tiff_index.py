@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from wsi.errors import SlideOpenError
 from wsi.slides.base import SlideInfo
+from wsi.slides.leica import ScnArea
 
 VENDORS = frozenset({"aperio", "generic-tiff", "leica", "philips", "trestle"})
 """Formats, as OpenSlide names them, whose levels are plain tiled TIFF pages."""
@@ -38,6 +39,8 @@ class TiffLevel:
             that was not scanned.
         head: what goes before the own stream of each JPEG tile, colour and shared tables; empty
             where a tile is a whole JPEG already.
+        origin: position (x, y) of the first pixel in the frame of the level; 0 but for Leica,
+            whose levels are of the whole glass.
         decode: what decodes a tile that is no JPEG, to uint8 (h, w, 3).
     """
 
@@ -46,14 +49,20 @@ class TiffLevel:
     offsets: NDArray[np.int64]
     counts: NDArray[np.int64]
     head: bytes
+    origin: tuple[float, float] = (0.0, 0.0)
     decode: Callable[[bytes], NDArray[np.uint8]] | None = None
 
 
-def index_levels(path: Path, info: SlideInfo) -> tuple[TiffLevel, ...]:
+def index_levels(
+    path: Path, info: SlideInfo, scans: Sequence[ScnArea] = ()
+) -> tuple[TiffLevel, ...]:
     """Return the file tiles of every level, finest first.
 
     The levels are those that `info`, from OpenSlide, tells of; but of an OME-TIFF OpenSlide sees
     the first level alone, and the others are found here.
+
+    Args:
+        scans: of a Leica file.
 
     Raises:
         UnfitError: another format, compression or layout; OpenSlide can read it.
@@ -65,6 +74,8 @@ def index_levels(path: Path, info: SlideInfo) -> tuple[TiffLevel, ...]:
         with tifffile.TiffFile(path) as tiff:
             if tiff.is_ome and len(info.level_sizes) == 1 and tiff.pages.first.subifds:
                 return _ome_levels(tiff)
+            if info.vendor == "leica":
+                return _leica_levels(tiff, scans)
             pages = [page for page in tiff.pages if isinstance(page, tifffile.TiffPage)]
             _check_overlaps(info, pages[0])
             levels = tuple(_level(page) for page in _of_levels(pages, info))
@@ -88,6 +99,21 @@ def _ome_levels(tiff: tifffile.TiffFile) -> tuple[TiffLevel, ...]:
             f"({error}), and OpenSlide sees only the first — convert it to a plain pyramidal TIFF",
             "unsupported-format",
         ) from error
+
+
+def _leica_levels(tiff: tifffile.TiffFile, scans: Sequence[ScnArea]) -> tuple[TiffLevel, ...]:
+    if len(scans) != 1:
+        raise UnfitError(f"its glass holds {len(scans)} scans")
+    (scan,) = scans
+    every = [page for page in tiff.pages if isinstance(page, tifffile.TiffPage)]
+    pages = [every[ifd] for ifd in scan.ifds]
+    if [(page.imagewidth, page.imagelength) for page in pages] != list(scan.sizes):
+        raise UnfitError("its pages are not of the sizes that its XML states")
+    x0, y0 = scan.origins[0]
+    return tuple(
+        replace(_level(page), origin=(x0 / dx, y0 / dy))
+        for page, (dx, dy) in zip(pages, scan.downsamples, strict=True)
+    )
 
 
 def _of_levels(pages: list[tifffile.TiffPage], info: SlideInfo) -> list[tifffile.TiffPage]:
@@ -135,7 +161,7 @@ def _level(page: tifffile.TiffPage, *, jpeg_only: bool = True) -> TiffLevel:
         offsets.reshape(rows, columns),
         counts.reshape(rows, columns),
         _head(page) if is_jpeg else b"",
-        None if is_jpeg else _decoder(page),
+        decode=None if is_jpeg else _decoder(page),
     )
 
 

@@ -6,6 +6,7 @@ every level are compared with OpenSlide's, bit by bit, and where one differs Ope
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -49,7 +50,9 @@ class TiffReader(Slide):
             use_magnification=use_magnification,
             assume_mpp=assume_mpp,
         )
-        self._index: tuple[TiffLevel, ...] | None = index_levels(path, self._reference.info)
+        self._index: tuple[TiffLevel, ...] | None = index_levels(
+            path, self._reference.info, self._reference.scn
+        )
         self._half_dct = half_dct
         self._threads = threads
         self._trust: bool | None = None
@@ -77,7 +80,7 @@ class TiffReader(Slide):
     @property
     def _levels(self) -> tuple[TiffLevel, ...]:
         if self._index is None:  # in a process that was given this slide
-            self._index = index_levels(self.info.path, self._reference.info)
+            self._index = index_levels(self.info.path, self._reference.info, self._reference.scn)
         return self._index
 
     def _region(self, level: int, xy: tuple[int, int], size: tuple[int, int]) -> Region:
@@ -100,10 +103,16 @@ class TiffReader(Slide):
         return 2 if self._half_dct and halves and coarse and self._is_trusted() else 1
 
     def _own(self, level: int, boxes: Sequence[Box], step: int) -> Iterator[Region | RegionError]:
+        x0, y0 = (origin / step for origin in self._levels[level].origin)
+        if (x0, y0) != (0, 0):
+            boxes = [_moved(box, -x0, -y0) for box in boxes]
         failed = False
         for region in self._open_tiles().regions(level, boxes, step):
-            failed = failed or isinstance(region, RegionError)
-            yield region
+            if isinstance(region, RegionError):
+                failed = True
+                yield region
+            else:
+                yield region._replace(start=(region.start[0] + x0, region.start[1] + y0))
         if failed:  # the file may have been mended or replaced when it is read again
             self.close()
 
@@ -139,19 +148,34 @@ class TiffReader(Slide):
 
     def _comparable(self, level: int, place: tuple[int, int]) -> Box | None:
         """Return a box within a file tile that OpenSlide reads without interpolation."""
-        size, tile = self.info.level_sizes[level], self._levels[level].tile
+        index = self._levels[level]
+        size, origin = self.info.level_sizes[level], index.origin
+        x, y = place[1] * index.tile[0], place[0] * index.tile[1]
+        w, h = min(index.tile[0], index.size[0] - x), min(index.tile[1], index.size[1] - y)
+        if self._reference.scn:  # read at whole pixels of the scan
+            return round(x + origin[0]), round(y + origin[1]), w - 1, h - 1
         downsample = self._reference.level_downsamples[level]
-        x, w = _whole_start(place[1] * tile[0], min(tile[0], size[0]), downsample)
-        y, h = _whole_start(place[0] * tile[1], min(tile[1], size[1]), downsample)
+        x, w = _whole_start(x, w, downsample)
+        y, h = _whole_start(y, h, downsample)
         w, h = min(w, size[0] - x), min(h, size[1] - y)
         return (x, y, w, h) if w > 0 and h > 0 else None
 
     def _same(self, level: int, box: Box) -> bool:
-        (own,) = self._open_tiles().regions(level, [box])
+        (own,) = self._own(level, [box], 1)
         (reference,) = self._reference._regions(level, [box])
         if isinstance(own, RegionError) or isinstance(reference, RegionError):
             return True  # damage says nothing about the decoder, and is told where it is met
-        return bool(np.array_equal(own.pixels, reference.pixels))
+        left = round(reference.start[0] - own.start[0])
+        top = round(reference.start[1] - own.start[1])
+        h, w = reference.pixels.shape[:2]
+        return np.array_equal(own.pixels[top : top + h, left : left + w], reference.pixels)
+
+
+def _moved(box: Box, x: float, y: float) -> Box:
+    """Return the whole pixels that cover a box moved by a fraction of a pixel."""
+    left, top = math.floor(box[0] + x), math.floor(box[1] + y)
+    right, bottom = math.ceil(box[0] + x + box[2]), math.ceil(box[1] + y + box[3])
+    return left, top, right - left, bottom - top
 
 
 def _with_levels(info: SlideInfo, levels: Sequence[TiffLevel]) -> SlideInfo:

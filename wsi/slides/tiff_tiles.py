@@ -59,6 +59,7 @@ class FileTiles:
     ) -> Iterator[Region | RegionError]:
         """Yield the pixels of each box (x, y, w, h) of a level, in turn.
 
+        Boxes count from the level's first pixel; what lies outside of it is transparent.
         A file tile is decoded once and kept while later boxes need it, as far as memory allows;
         boxes that follow the rows of the slide keep little. Decoding runs one group ahead.
 
@@ -185,26 +186,31 @@ class FileTiles:
     ) -> Region | RegionError:
         """Return a box cut out of its file tiles; a view where one tile holds all of it."""
         x, y, w, h = box
-        tw, th = self._levels[level].tile[0] // step, self._levels[level].tile[1] // step
-        if len(tiles) == 1:
+        index = self._levels[level]
+        tw, th = index.tile[0] // step, index.tile[1] // step
+        within = _intersection(
+            (x, y, w, h), (0, 0, -(-index.size[0] // step), -(-index.size[1] // step))
+        )
+        if len(tiles) == 1 and within == box:
             ((r, c), only), *_ = tiles.items()
             if isinstance(only, np.ndarray):
                 top, left = y - r * th, x - c * tw
                 return Region(only[top : top + h, left : left + w], None, (x, y))
         pixels = np.empty((h, w, 3), np.uint8)
-        alpha = None
+        alpha = None if within == box else np.zeros((h, w), np.uint8)
         for (r, c), tile in tiles.items():
             if isinstance(tile, RegionError):
                 return tile
-            top, left = max(y, r * th), max(x, c * tw)
-            bottom, right = min(y + h, (r + 1) * th), min(x + w, (c + 1) * tw)
-            place = slice(top - y, bottom - y), slice(left - x, right - x)
+            left, top, wide, high = _intersection(within, (c * tw, r * th, tw, th))
+            place = slice(top - y, top - y + high), slice(left - x, left - x + wide)
             if tile is None:
                 alpha = np.full((h, w), 255, np.uint8) if alpha is None else alpha
                 alpha[place] = 0
-                pixels[place] = 0
             else:
-                pixels[place] = tile[top - r * th : bottom - r * th, left - c * tw : right - c * tw]
+                top, left = top - r * th, left - c * tw
+                pixels[place] = tile[top : top + high, left : left + wide]
+                if alpha is not None:
+                    alpha[place] = 255
         return Region(pixels, alpha, (x, y))
 
 
@@ -248,10 +254,17 @@ def _decode_jpeg(stream: bytes, height: int, width: int, step: int) -> Pixels:
         )
 
 
+def _intersection(box: Box, other: Box) -> Box:
+    left, top = max(box[0], other[0]), max(box[1], other[1])
+    right = min(box[0] + box[2], other[0] + other[2])
+    bottom = min(box[1] + box[3], other[1] + other[3])
+    return left, top, max(0, right - left), max(0, bottom - top)
+
+
 def _span(index: TiffLevel, place: Place) -> tuple[int, int]:
     """Return offset and length of a file tile; length 0 where none was scanned."""
     rows, columns = index.counts.shape
-    if place[0] >= rows or place[1] >= columns:
+    if not (0 <= place[0] < rows and 0 <= place[1] < columns):
         return 0, 0
     return int(index.offsets[place]), int(index.counts[place])
 
