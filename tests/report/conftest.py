@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from html.parser import HTMLParser
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,7 +10,52 @@ from wsi.evaluation import Predictions, evaluate
 from wsi.report import Example, PartRow, RunSummary
 from wsi.specs import EvaluateSpec
 
+VOID = {"meta", "img", "br", "link", "hr", "input"}
 QUICK = EvaluateSpec(replicates=100)
+
+
+class Page(HTMLParser):
+    """All elements with attributes and text, read by the standard library's parser."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict]] = []
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.rows: list[list[str]] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"</{tag}> closes another element"
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] in ("style", "script"):
+            return
+        self.words.append(data)
+        if self.open and self.open[-1] in ("td", "th"):
+            self.rows[-1][-1] += data.strip()
+
+    def all(self, tag: str) -> list[dict]:
+        return [attrs for name, attrs in self.elements if name == tag]
+
+
+@pytest.fixture(scope="session")
+def parsed():
+    """Read a page: `parsed(text)` has its elements, rows and words."""
+    return Page
 
 
 def predictions_of(classes=("normal", "low", "high"), seeds=1, skill=1.0, n=36, absent=0, draw=0):

@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-from html.parser import HTMLParser
 
 import cv2
 import numpy as np
@@ -19,46 +18,7 @@ from wsi.evaluation import compare
 from wsi.report import Example, write_report
 from wsi.report.page import render
 
-VOID = {"meta", "img", "br", "link", "hr", "input"}
 NASTY = "<script>alert(1)</script>"
-
-
-class Page(HTMLParser):
-    """All elements with attributes and text, read by the standard library's parser."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict]] = []
-        self.open: list[str] = []
-        self.words: list[str] = []
-        self.rows: list[list[str]] = []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-
-    def handle_startendtag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag, f"</{tag}> closes another element"
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] in ("style", "script"):
-            return
-        self.words.append(data)
-        if self.open and self.open[-1] in ("td", "th"):
-            self.rows[-1][-1] += data.strip()
-
-    def all(self, tag: str) -> list[dict]:
-        return [attrs for name, attrs in self.elements if name == tag]
 
 
 @pytest.fixture(scope="module")
@@ -68,17 +28,17 @@ def two(toy, quick):
     return runs, compared, render("Two runs", runs, compared, "A lead.", ["run `wsi view`"])
 
 
-def test_every_element_is_closed_where_it_was_opened(two):
-    page = Page(two[2])
+def test_every_element_is_closed_where_it_was_opened(two, parsed):
+    page = parsed(two[2])
     assert page.open == []
     assert len(page.all("table")) >= 10
 
 
-def test_nothing_is_loaded_from_anywhere(two):
+def test_nothing_is_loaded_from_anywhere(two, parsed):
     text = two[2]
     addresses = set(re.findall(r"https?://[^\s\"'<>)]+", text))
     assert addresses <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
-    page = Page(text)
+    page = parsed(text)
     assert not page.all("link")
     for _, attrs in page.elements:
         for name in ("src", "href", "xlink:href", "data", "srcset", "action"):
@@ -95,8 +55,8 @@ def test_the_policy_lets_exactly_our_script_run(two):
     assert f"script-src 'sha256-{digest}'" in two[2]
 
 
-def test_every_figure_has_a_name_and_every_table_a_caption(two):
-    page = Page(two[2])
+def test_every_figure_has_a_name_and_every_table_a_caption(two, parsed):
+    page = parsed(two[2])
     figures = page.all("svg")
     # forest; per run: confusion, ROC and three folds
     assert len(figures) == 1 + 2 * (2 + 3)
@@ -107,8 +67,8 @@ def test_every_figure_has_a_name_and_every_table_a_caption(two):
     assert all(th.get("scope") in ("col", "row") for th in page.all("th"))
 
 
-def test_ids_are_distinct_and_references_lead_somewhere(two):
-    page = Page(two[2])
+def test_ids_are_distinct_and_references_lead_somewhere(two, parsed):
+    page = parsed(two[2])
     ids = [attrs["id"] for _, attrs in page.elements if "id" in attrs]
     assert len(ids) == len(set(ids))
     for _, attrs in page.elements:
@@ -118,9 +78,9 @@ def test_ids_are_distinct_and_references_lead_somewhere(two):
             assert reference in ids
 
 
-def test_the_values_shown_are_those_of_the_metrics(two):
+def test_the_values_shown_are_those_of_the_metrics(two, parsed):
     runs, compared, text = two
-    everything = Page(text).rows
+    everything = parsed(text).rows
     rows = {row[0]: row for row in everything}
     for run in runs:
         macro = run.metrics["macro_f1"]
@@ -138,14 +98,14 @@ def test_the_values_shown_are_those_of_the_metrics(two):
     assert row[1] == f"{bounds[0]} [{bounds[1]}, {bounds[2]}]"
 
 
-def test_names_with_markup_come_out_inert(toy, quick):
+def test_names_with_markup_come_out_inert(toy, quick, parsed):
     classes = (NASTY, 'id="x" href="#y"', "_a$b$ & 'c'", "正常")
     example = Example(NASTY, NASTY, "正常", 0.5, NASTY, np.zeros((9, 9, 3), np.uint8), NASTY)
     kwargs = {"examples": [example], "facts": {NASTY: NASTY}, "warnings": [NASTY]}
     runs = [toy(f"{NASTY}{k}", classes, monitor=NASTY, **kwargs) for k in range(2)]
     compared = compare([(r.name, r.predictions) for r in runs], spec=quick)
     text = render(NASTY, runs, compared, NASTY, [NASTY])
-    page = Page(text)
+    page = parsed(text)
     assert text.count("<script") == 1
     assert page.open == []
     words = "".join(page.words)
@@ -162,15 +122,15 @@ def test_the_same_input_gives_the_same_bytes(two, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["r.html"]
 
 
-def test_ten_pictures_of_noise_stay_below_five_megabytes(toy, tmp_path):
+def test_ten_pictures_of_noise_stay_below_five_megabytes(toy, tmp_path, parsed):
     run = toy(pictures=10)  # noise is the hardest thing to compress
     write_report(tmp_path / "r.html", "Ten", [run])
     size = (tmp_path / "r.html").stat().st_size
     assert 100_000 < size < 5_000_000
-    assert len(Page((tmp_path / "r.html").read_text(encoding="utf-8")).all("img")) == 10
+    assert len(parsed((tmp_path / "r.html").read_text(encoding="utf-8")).all("img")) == 10
 
 
-def test_an_example_keeps_its_own_picture(toy):
+def test_an_example_keeps_its_own_picture(toy, parsed):
     colours = [(200, 30, 40), (20, 180, 60)]
     runs = [
         toy(
@@ -182,7 +142,7 @@ def test_an_example_keeps_its_own_picture(toy):
         )
         for colour in colours
     ]
-    images = Page(render("t", runs)).all("img")
+    images = parsed(render("t", runs)).all("img")
     for image, colour in zip(images, colours, strict=True):
         data = np.frombuffer(base64.b64decode(image["src"].partition(",")[2]), np.uint8)
         decoded = cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
@@ -190,22 +150,22 @@ def test_an_example_keeps_its_own_picture(toy):
         assert np.abs(decoded.astype(int) - colour).max() < 8
 
 
-def test_a_bare_run_leaves_no_empty_panel(toy):
+def test_a_bare_run_leaves_no_empty_panel(toy, parsed):
     empty = {"histories": {}, "facts": {}, "parts": (), "examples": (), "chosen": {}}
     text = render("Bare", [toy(**empty)])
     for heading in ("Learning curves", "Examples", "What was run", "Next steps", "Comparison"):
         assert heading not in text
-    assert all(len(row) > 1 for row in Page(text).rows)
+    assert all(len(row) > 1 for row in parsed(text).rows)
 
 
-def test_curves_without_validation_say_nothing_about_it(toy):
+def test_curves_without_validation_say_nothing_about_it(toy, parsed):
     rows = [
         {"epoch": e, "train_loss": 1.0 / (e + 1), "val_loss": None, "monitor": None}
         for e in range(3)
     ]
     text = render("t", [toy(histories={"fold0-seed0": rows}, chosen={})])
     assert "training loss" in text
-    assert "validation" not in "".join(Page(text).words)
+    assert "validation" not in "".join(parsed(text).words)
 
 
 def test_warnings_are_announced_at_the_top(toy):
@@ -214,10 +174,10 @@ def test_warnings_are_announced_at_the_top(toy):
     assert "rates were not tuned" in text
 
 
-def test_undefined_values_are_dashes_with_a_reason(toy):
+def test_undefined_values_are_dashes_with_a_reason(toy, parsed):
     run = toy("ce", ("a", "b", "c"), of={"absent": 1})
     text = render("t", [run])
-    rows = Page(text).rows
+    rows = parsed(text).rows
     (absent,) = [row for row in rows if row[0] == "c" and row[1] == "0"]
     assert absent[3].startswith("–")  # recall of a class without slides
     assert "no slide of this class" in text
@@ -254,7 +214,7 @@ def test_what_is_no_picture_is_refused(picture):
 
 
 def test_writing_a_report_and_drawing_attention_need_no_torch():
-    code = "import sys, wsi.report, wsi.explain; sys.exit('torch' in sys.modules)"
+    code = "import sys, wsi.report.page, wsi.explain; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from wsi.errors import ConfigError
@@ -24,6 +19,7 @@ from wsi.report import figures, tables
 from wsi.report.pictures import data_uris
 from wsi.report.summary import Epochs, Example, RunSummary
 from wsi.report.tables import Table
+from wsi.report.templates import script, template
 
 _MOST_BESIDE = 5  # classes of a confusion matrix that leaves room for another figure
 _CARDS = ("macro_f1", "auc", "balanced_accuracy")
@@ -63,15 +59,13 @@ def render(
     next_steps: Sequence[str] = (),
 ) -> str:
     """Return the page as text; see `write_report`."""
-    script = files("wsi.report").joinpath("sort.js").read_text(encoding="utf-8")
     examples = [example for run in runs for example in run.examples]
     pictures = iter(data_uris([example.picture for example in examples]))
-    return _template().render(
+    return template("page.html.j2").render(
         title=title,
         lead=lead,
         next_steps=next_steps,
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        script=script("sort.js"),
         side_by_side=tables.side_by_side(runs) if len(runs) > 1 else None,
         comparison=_comparison(comparison),
         runs=[_run(k, run, pictures) for k, run in enumerate(runs)],
@@ -94,18 +88,6 @@ def _check(runs: Sequence[RunSummary], comparison: Mapping[str, Any] | None) -> 
             f"the comparison is of {', '.join(sorted(compared))}, the report of "
             f"{', '.join(names)} — compare the runs that are reported"
         )
-
-
-@cache
-def _template() -> Any:
-    environment = Environment(
-        loader=PackageLoader("wsi.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html.j2")
 
 
 @dataclass(frozen=True)

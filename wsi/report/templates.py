@@ -1,0 +1,41 @@
+"""Templates and their inline scripts, as every page of ours uses them."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup
+
+
+@dataclass(frozen=True)
+class Script:
+    """An inline script, and the hash by which a page's policy lets exactly it run."""
+
+    text: Markup
+    sha256: str
+
+
+@cache
+def template(name: str) -> Template:
+    """Return a template of this package; whatever it is given is escaped."""
+    environment = Environment(
+        loader=PackageLoader("wsi.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(name)
+
+
+@cache
+def script(name: str) -> Script:
+    """Return a script of this package, to stand inside a page."""
+    text = files("wsi.report").joinpath(name).read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return Script(Markup(text), digest)
