@@ -65,7 +65,7 @@ def run(out: Path, seed: int, console: Console) -> int:
     console.say(f"1/4 drawing {len(planned)} synthetic slides: 3 classes, 3 sites")
     table = _draw(planned, out, jobs, console)
     console.say("2/4 slides to bags (texture-v1: baseline features, not a foundation model)")
-    options = preprocess.Options(slides=(out / "slides",), out=out, jobs=jobs)
+    options = preprocess.Options(slides=(out / "slides",), out=out, jobs=jobs, sheet="slides")
     code = preprocess.run(load_config(["demo"]), options, hushed)
     if code:
         return code

@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 from pipelines.colour import Colours, write_colour_strip
 from pipelines.console import Console, Tracker
+from pipelines.contact_sheet import write_sheet
 from pipelines.lesions import Regions, read_lesions, report_lesions
-from pipelines.overlay import write_located
+from pipelines.overlay import draw_tissue, draw_unusable, show_left_out, write_located
 from pipelines.own import check_own, own_tissue
 from pipelines.quarantine import Entry, failed, read_quarantine, write_quarantine
 from pipelines.slides_csv import Surveyed
@@ -39,12 +40,12 @@ from wsi.errors import (
     SlideError,
     WsiError,
 )
-from wsi.extract import Recipe, Tiling, embed, locate, make_recipe, settle_tiling
+from wsi.extract import Located, Recipe, Tiling, embed, locate, make_recipe, settle_tiling
 from wsi.findings import few
 from wsi.pixels import PixelPlan, fit_pixels, plan_pixels
-from wsi.slides import open_slide
+from wsi.slides import Slide, open_slide
 from wsi.specs import Config
-from wsi.tissue import METHODS
+from wsi.tissue import METHODS, OwnTissue
 
 Until = Literal["tissue", "tiles", "bags"]
 
@@ -76,6 +77,7 @@ class Options:
     settle: float = 0.0
     max_bad_tiles: int = 0
     lesions: Path | None = None
+    sheet: str = "report"  # file name of the contact sheet, without its suffix
 
 
 @dataclass(frozen=True)
@@ -251,7 +253,12 @@ class _Run:
             for outcome in self._outcomes(todo, tiles):
                 self._account(by_id[outcome.slide_id], outcome)
         self._write_quarantine()
-        return self._summary()
+        config, jobs = self.work.config, self.options.jobs
+        draw_unusable(self.found, self.options.out, config, jobs, self.console)
+        sheet = write_sheet(
+            self.options.out, config, self.work.tiling, self.store, self.options.sheet
+        )
+        return self._summary(sheet)
 
     def _refuse_changed_settings(self) -> None:
         """Stop when done bags were made with other settings than now asked for."""
@@ -375,7 +382,7 @@ class _Run:
         if entries or self.quarantine_csv.exists():
             write_quarantine(self.quarantine_csv, entries)
 
-    def _summary(self) -> int:
+    def _summary(self, sheet: Path) -> int:
         done, empty, bad = self.states["done"], self.states["empty"], len(self.entries)
         text = f"{len(self.found)} slides: {done} done, {empty} empty, {bad} quarantined"
         self.console.say(text)
@@ -385,7 +392,7 @@ class _Run:
             self.console.say(str(self.colours))
         if self.work.until == "bags":
             self.console.say(f"bags: {self.work.bags}")
-        self.console.say(f"overlays: {self.options.out / 'thumbnails'}")
+        self.console.say(f"report: {sheet}")
         if bad:
             self.console.say(f"quarantined: {self.quarantine_csv}")
         result = {
@@ -395,6 +402,7 @@ class _Run:
             "quarantined": bad,
             "tiles": tiles_result(self.tiles),
             "bags": str(self.work.bags) if self.work.recipe else None,
+            "report": str(sheet),
         }
         if self.colours:
             result["colour"] = self.colours.counts
@@ -445,13 +453,15 @@ def one_slide(
             threads=work.threads,
         ) as slide:
             own = own_tissue(work.out, item.file, slide.info, config.tissue)
-            located = locate(slide, config.tissue, work.tiling, own)
-            write_located(work.out, slide.info, located)
+            if work.until == "tissue":
+                found = draw_tissue(work.out, slide, config.tissue, own)
+                return Outcome(slide_id, "done" if found else "empty", "no tissue was found")
+            located = _locate(work, slide, own)
             if tiles is not None:
                 tiles.located(len(located.grid))
             steps = fit_pixels(slide, located.tissue, located.grid, work.pixels)
             colour = steps.record.get("colour", "")
-            if work.pixels.changes_colour and len(located.grid) and work.until != "tissue":
+            if work.pixels.changes_colour and len(located.grid):
                 write_colour_strip(work.out, slide, located.grid, steps)
             if work.recipe is None or encoder is None:
                 state = "done" if len(located.grid) else "empty"
@@ -471,6 +481,9 @@ def one_slide(
                 max_bad_tiles=work.max_bad_tiles,
                 on_tiles=count,
             )
+            if info.n < len(located.grid):
+                embedded = store.read(slide_id).xy0 if info.n else located.grid.xy0[:0]
+                show_left_out(work.out, slide, config.tissue, located, embedded)
             return Outcome(
                 slide_id,
                 info.status,
@@ -486,6 +499,18 @@ def one_slide(
         return Outcome(slide_id, error.reason, str(error))
     except BagError as error:
         return Outcome(slide_id, "non-finite-embedding", str(error))
+
+
+def _locate(work: Work, slide: Slide, own: OwnTissue) -> Located:
+    """Return tissue and tiles, drawn and written; where no tiles can be laid, tissue is drawn."""
+    common = work.config.tissue
+    try:
+        located = locate(slide, common, work.tiling, own)
+    except NeedsUpsamplingError:
+        draw_tissue(work.out, slide, common, own)
+        raise
+    write_located(work.out, slide, common, located)
+    return located
 
 
 _encoder: Encoder | None = None  # one per worker process

@@ -18,7 +18,7 @@ from wsi.slides import Slide, SlideInfo, Thumbnail
 from wsi.specs import Config, QualitySpec, TilingSpec, TissueSpec
 from wsi.tile_batches import TileBatch, tile_batches
 from wsi.tiling import TileGrid, make_grid
-from wsi.tissue import OwnTissue, TissueMask, find_tissue, recipe_of
+from wsi.tissue import OwnTissue, TissueMask, recipe_of
 
 if TYPE_CHECKING:
     from wsi.encoders import Encoder, EncoderInfo
@@ -160,8 +160,7 @@ def locate(
     """
     slide.info.check_upsampling(tiling.mpp, tiling.max_upsampling)
     own = own or OwnTissue()
-    mask, thumbnail = find_tissue(slide, own.spec or tissue)
-    mask = own.edits.apply(mask)
+    mask, thumbnail = own.find(slide, tissue)
     grid = make_grid(
         slide.info,
         mask.fraction,

@@ -123,8 +123,10 @@ def test_features_are_those_of_the_tiles(finished: Path, slide_folder: Path) -> 
 
 def test_pictures_and_shapes_stand_beside_the_bags(finished: Path) -> None:
     names = {"a", "glass", "site%2Fb", "site%2Fc"}
-    for folder, suffix in [("thumbnails", ".jpg"), ("tissue", ".geojson"), ("tiles", ".h5")]:
+    for folder, suffix in [("tissue", ".geojson"), ("tiles", ".h5")]:
         assert {p.name for p in (finished / folder).iterdir()} == {n + suffix for n in names}
+    beside = {p.name for p in (finished / "thumbnails").iterdir()}
+    assert beside == {n + suffix for n in names for suffix in (".jpg", ".json")}
     (tissue,) = read_geojson(finished / "tissue" / "a.geojson")
     assert tissue.geometry.area == pytest.approx(np.pi * (0.35 * 1024) ** 2, rel=0.06)
     assert read_geojson(finished / "tissue" / "glass.geojson") == []
@@ -135,7 +137,7 @@ def test_pictures_and_shapes_stand_beside_the_bags(finished: Path) -> None:
 def test_nothing_is_left_lying_about(finished: Path) -> None:
     top = {p.name for p in finished.iterdir()}
     logs = {"run.log", "run.jsonl"}
-    assert top == {"bags", "tiles", "tissue", "thumbnails", "slides.csv"} | logs
+    assert top == {"bags", "tiles", "tissue", "thumbnails", "slides.csv", "report.html"} | logs
     assert not [p for p in finished.rglob("*") if p.name.startswith((".tmp", "."))]
 
 

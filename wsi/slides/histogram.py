@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from wsi.slides.base import SlideInfo
+
+T = TypeVar("T")
 
 BIN_WIDTH = 0.02
 """A bin ends where a value is more than 2 % above its smallest."""
@@ -48,14 +51,20 @@ def mpp_bins(slides: Iterable[tuple[str, SlideInfo]]) -> list[MppBin]:
     return [found for site in sorted(by_site) for found in _bins_of(site, by_site[site])]
 
 
+def grouped(items: Iterable[T], mpp: Callable[[T], float]) -> list[list[T]]:
+    """Return items in the bins that their values make, which must come in rising order."""
+    groups: list[list[T]] = []
+    for item in items:
+        if groups and mpp(item) <= mpp(groups[-1][0]) * (1 + BIN_WIDTH):
+            groups[-1].append(item)
+        else:
+            groups.append([item])
+    return groups
+
+
 def _bins_of(site: str, infos: list[SlideInfo]) -> list[MppBin]:
     known = sorted((i for i in infos if i.mpp is not None), key=lambda i: (_mean(i), i.slide_id))
-    groups: list[list[SlideInfo]] = []
-    for info in known:
-        if groups and _mean(info) <= _mean(groups[-1][0]) * (1 + BIN_WIDTH):
-            groups[-1].append(info)
-        else:
-            groups.append([info])
+    groups = grouped(known, _mean)
     few = max(1, int(_OUTLYING_SHARE * len(known)))
     bins = [_bin(site, g, len(known) >= _ENOUGH and len(g) <= few) for g in groups]
     unknown = [i for i in infos if i.mpp is None]

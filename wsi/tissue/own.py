@@ -10,9 +10,11 @@ from pydantic import ValidationError
 
 from wsi.errors import ConfigError
 from wsi.registry import suggest
+from wsi.slides import Slide, Thumbnail
 from wsi.specs import TissueSpec
 from wsi.tissue.edited import Edits
-from wsi.tissue.find import METHODS, recipe_of
+from wsi.tissue.find import METHODS, find_tissue, recipe_of
+from wsi.tissue.mask import TissueMask
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,16 @@ class OwnTissue:
 
     spec: TissueSpec | None = None
     edits: Edits = field(default_factory=Edits)
+
+    def find(self, slide: Slide, common: TissueSpec) -> tuple[TissueMask, Thumbnail]:
+        """Return the tissue mask of this slide, edits applied, and the thumbnail it was made on.
+
+        Raises:
+            ConfigError: the method has no such parameter.
+            RegionError: the thumbnail cannot be decoded.
+        """
+        mask, thumbnail = find_tissue(slide, self.spec or common)
+        return self.edits.apply(mask), thumbnail
 
     def provenance(self, common: TissueSpec) -> dict[str, Any]:
         """Return what enters this slide's provenance: `overrides` and `mask`, where it has them."""
