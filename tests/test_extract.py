@@ -62,6 +62,16 @@ def test_every_setting_that_matters_changes_the_key(slide_folder: Path, encoder)
     keys = [make_recipe(config(**c), encoder).provenance(info).key for c in changes]
     full = config().model_dump(mode="json")
     limits = ({"quality": {f"max_{name}": 0.5}} for name in ("blur", "pen", "fold"))
+    coloured = (
+        {"half_dct": True},
+        {"srgb": True},
+        {"stain": "macenko"},
+        {"stain": "reinhard"},
+        {"stain": {"name": "macenko", "alpha": 2}},
+    )
+    for pixels in coloured:
+        recipe = make_recipe(Config.model_validate(full | {"pixels": pixels}), encoder)
+        keys.append(recipe.provenance(info).key)
     for more in ({"precision": "float32"}, {"tissue": {"mpp": 4}}, *limits):
         recipe = make_recipe(Config.model_validate(full | more), encoder)
         keys.append(recipe.provenance(info).key)

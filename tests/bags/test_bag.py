@@ -41,6 +41,8 @@ def values(n: int = 4, dim: int = 3) -> dict[str, Any]:
         {"encoder": {"name": "texture-v1", "fingerprint": "e2"}},
         {"precision": "float32"},
         {"quality": {"settings": {"max_blur": 0.5}}},
+        {"pixels": {"settings": {"srgb": True}}},
+        {"pixels": {"settings": {"stain": {"name": "macenko"}}}},
     ],
 )
 def test_a_changed_setting_changes_both_keys(changes):
@@ -70,6 +72,8 @@ def test_what_is_of_one_slide_changes_its_key_only(changes):
         {"encoder": {"fingerprint": "e1"}},
         {"tissue": {"settings": {"method": "od_otsu"}, "found": {"threshold": 0.3}}},
         {"quality": {"settings": {}, "fold": 0.1}},
+        {"pixels": {"settings": {}}},
+        {"pixels": {"fitted": {"colour": "converted"}}},
     ],
 )
 def test_what_the_features_do_not_depend_on_changes_no_key(changes):

@@ -65,6 +65,7 @@ class ReaderContract:
         assert info.bounds0 == (0, 0, W, H)
         assert (info.mpp, info.mpp_source, info.mpp_state) == ((MPP, MPP), "table", "ok")
         assert info.background == (255, 255, 255)
+        assert (slide.icc_profile, info.icc, info.icc_sha256) == (None, None, None)
 
     @pytest.mark.parametrize(
         ("xy", "size"), [((0, 0), (W, H)), ((255, 255), (2, 2)), ((W - 1, H - 1), (1, 1))]

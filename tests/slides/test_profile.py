@@ -56,9 +56,14 @@ def curve(gamma: float) -> bytes:
     return b"curv" + bytes(4) + struct.pack(">IH", 1, round(gamma * 256))
 
 
-def matrix_profile(colorants: np.ndarray, gamma: float, name: str = "by hand") -> bytes:
+def matrix_profile(
+    colorants: np.ndarray,
+    gamma: float,
+    name: str = "by hand",
+    white: tuple[float, float, float] = D50,
+) -> bytes:
     xyz = {tag: b"XYZ " + bytes(4) + s15(*column) for tag, column in zip("rgb", colorants.T)}
-    tags = {b"desc": described(name), b"wtpt": b"XYZ " + bytes(4) + s15(*D50)}
+    tags = {b"desc": described(name), b"wtpt": b"XYZ " + bytes(4) + s15(*white)}
     tags |= {tag.encode() + b"XYZ": data for tag, data in xyz.items()}
     tags |= {tag.encode() + b"TRC": curve(gamma) for tag in "rgb"}
     return icc(tags)
@@ -144,6 +149,14 @@ def test_white_and_black_stay(tmp_path) -> None:
     ends = np.zeros((1, 2, 2, 3), np.uint8)
     ends[:, 0] = 255
     np.testing.assert_allclose(ToSrgb(matrix_profile(ADOBE, 2.2)).apply(ends), ends, atol=1)
+
+
+def test_glass_is_white_whatever_the_scanners_light() -> None:
+    pixels = noise()[None]
+    yellow = matrix_profile(ADOBE, 563 / 256, white=(0.95, 1.0, 0.6))
+    converted = ToSrgb(yellow).apply(pixels)
+    assert np.abs(converted - in_srgb(pixels, ADOBE, 563 / 256)).max() <= 2
+    assert (ToSrgb(yellow).apply(np.full((1, 2, 2, 3), 255, np.uint8)) >= 254).all()
 
 
 def cut() -> bytes:

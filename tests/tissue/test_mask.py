@@ -98,3 +98,26 @@ def test_no_tissue_has_no_outline() -> None:
 def test_tissue_to_the_edge_reaches_the_edge() -> None:
     outline = mask_of(np.ones((10, 20), bool), (4.0, 4.0), (8, 0)).outlines()
     assert outline.bounds == (8, 0, 88, 40)
+
+
+@pytest.mark.parametrize(
+    ("xy0", "size0", "size_px"),
+    [
+        ((100, -200), (60.0 * FINE, 40.0 * FINE), (60, 40)),
+        ((131.0, -177.0), (97.3, 61.9), (64, 48)),
+        ((40.0, -260.0), (700.0, 500.0), (33, 21)),  # beyond the mask on every side
+    ],
+)
+def test_the_pixels_of_a_box_are_on_tissue_where_their_centres_are(xy0, size0, size_px) -> None:
+    picture = blobs(3)
+    mask = mask_of(picture, (FINE, FINE), (100, -200))
+    under = mask.under(xy0, size0, size_px)
+    assert under.shape == size_px[::-1]
+    assert 0 < under.sum() < under.size
+    for row in range(size_px[1]):
+        for column in range(size_px[0]):
+            x = xy0[0] + (column + 0.5) * size0[0] / size_px[0]
+            y = xy0[1] + (row + 0.5) * size0[1] / size_px[1]
+            i, j = int((y + 200) // FINE), int((x - 100) // FINE)
+            known = 0 <= i < picture.shape[0] and 0 <= j < picture.shape[1]
+            assert under[row, column] == (known and picture[i, j])
