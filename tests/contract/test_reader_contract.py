@@ -76,6 +76,13 @@ class ReaderContract:
         assert read.dtype == np.uint8
         np.testing.assert_array_equal(read, pixels[y : y + h, x : x + w])
 
+    def test_what_is_read_may_be_written_to(self, slide, pixels) -> None:
+        for read in (slide.read, lambda xy, _, size: slide.read_at(xy, size, MPP)):
+            for _ in range(2):
+                tile = read((0, 0), 0, (64, 64))
+                np.testing.assert_array_equal(tile, pixels[:64, :64])
+                tile[:] = 0  # and the next read is not touched by it
+
     @pytest.mark.parametrize(
         ("xy", "size"),
         [((-10, -20), (W + 30, H + 40)), ((W - 5, 7), (9, 9)), ((3, -4), (5, 5)), ((W, 0), (4, 4))],

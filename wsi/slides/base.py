@@ -246,7 +246,7 @@ class Slide(ABC):
             raise region
         whole = self._padded(self._composited(region), view)
         left, top = round(box[0] - whole.start[0]), round(box[1] - whole.start[1])
-        return np.ascontiguousarray(whole.pixels[top : top + size[1], left : left + size[0]])
+        return _owned(whole.pixels[top : top + size[1], left : left + size[0]])
 
     def read_at(
         self,
@@ -266,7 +266,7 @@ class Slide(ABC):
             RegionError: the pixels cannot be decoded.
         """
         self.info.check_upsampling(mpp, max_upsampling)
-        return self._scaled(xy0, self.info.size0_of(size_px, mpp), size_px).pixels
+        return _owned(self._scaled(xy0, self.info.size0_of(size_px, mpp), size_px).pixels)
 
     def read_tiles(
         self, xy0: Iterable[tuple[int, int]], tile_px: int, mpp: float
@@ -275,6 +275,7 @@ class Slide(ABC):
 
         Where the slide has no data stands None. Where a tile cannot be decoded stands the error,
         as a value: one bad tile does not cost the rest, and the caller decides what it is worth.
+        Arrays may be read-only views: tiles cut from one file tile share its pixels.
         """
         size0 = self.info.size0_of((tile_px, tile_px), mpp)
         views = [self._view((x, y), size0, (tile_px, tile_px)) for x, y in xy0]
@@ -397,6 +398,11 @@ class Slide(ABC):
         share = region.alpha[..., None].astype(np.float32) / 255
         colour = np.rint(region.pixels * share + background * (1 - share)).astype(np.uint8)
         return region._replace(pixels=colour)
+
+
+def _owned(pixels: RGB) -> RGB:
+    """Return pixels that their receiver may write to: a reader may show its own."""
+    return np.require(pixels, requirements=["C_CONTIGUOUS", "WRITEABLE"])
 
 
 def _span(start: float, extent: float, margin: int, size: int, slide_end: float) -> tuple[int, int]:
