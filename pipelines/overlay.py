@@ -103,7 +103,7 @@ def draw_tissue(out: Path, slide: Slide, common: TissueSpec, own: OwnTissue) -> 
     Raises:
         RegionError: the thumbnail cannot be decoded.
     """
-    tissue, thumbnail = own.find(slide, common)
+    _, tissue, thumbnail = own.find(slide, common)
     _write_outline(out, slide.info, tissue)
     _write_picture(out, slide, tissue, thumbnail, _facts(slide.info, common, own, tissue))
     return bool(tissue.mask.any())

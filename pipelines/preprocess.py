@@ -489,7 +489,7 @@ def one_slide(
                 info.status,
                 info.reason or "",
                 info.n,
-                fates(info),
+                fates(info, just_made=True),
                 bad_line(info),
                 colour=colour,
             )

@@ -10,9 +10,14 @@ from wsi.errors import ConfigError
 from wsi.findings import few
 
 
-def fates(info: BagInfo) -> dict[str, int]:
-    """Return a slide's tiles by fate: `tiles` in its bag, `missing`, `bad`, `dropped-...`."""
-    counts = {name: n for name, n in info.counts.items() if name in ("missing", "bad")}
+def fates(info: BagInfo, *, just_made: bool = False) -> dict[str, int]:
+    """Return a slide's tiles by fate: `tiles` in its bag, `missing`, `bad`, `dropped-...`.
+
+    Args:
+        just_made: say also how many of its tiles were `reused` from the bag before.
+    """
+    told = ("missing", "bad", "reused") if just_made else ("missing", "bad")
+    counts = {name: n for name, n in info.counts.items() if name in told}
     counts |= {name: n for name, n in info.counts.items() if name.startswith(DROPPED)}
     return {"tiles": info.n} | counts
 
@@ -22,7 +27,8 @@ def tiles_line(slides: int, counts: Mapping[str, int]) -> str:
 
     Nothing is said of fates that no tile had.
     """
-    parts = [f"{counts.get('tiles', 0):,} tiles"]
+    reused = f" ({counts['reused']:,} reused)" if counts.get("reused") else ""
+    parts = [f"{counts.get('tiles', 0):,} tiles{reused}"]
     parts += [f"{counts[name]:,} {name}" for name in ("missing", "bad") if counts.get(name)]
     return f"{slides:,} slides: {', '.join(parts + dropped_words(_dropped(counts)))}"
 
@@ -37,7 +43,8 @@ def dropped_words(reasons: Mapping[str, int], word: str = "dropped") -> list[str
 def tiles_result(counts: Mapping[str, int]) -> dict[str, Any]:
     """Return the same for machines."""
     plain = {name: counts.get(name, 0) for name in ("tiles", "missing", "bad")}
-    return plain | {"dropped": _dropped(counts)}
+    reused = {"reused": counts["reused"]} if counts.get("reused") else {}
+    return plain | reused | {"dropped": _dropped(counts)}
 
 
 def _dropped(counts: Mapping[str, int]) -> dict[str, int]:

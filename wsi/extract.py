@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import cv2
 import numpy as np
 
-from wsi.bags import DROPPED, BagInfo, BagStore, BagWriter, Provenance, beyond
+from wsi.bags import (
+    DROPPED,
+    BagInfo,
+    BagStore,
+    BagWriter,
+    Interleaved,
+    Provenance,
+    beyond,
+    earlier_rows,
+)
 from wsi.errors import BadTilesError, ConfigError
 from wsi.pixels import PixelPlan, PixelSteps, fit_pixels, plan_pixels
 from wsi.quality import FoldRule, fold_rule, tile_scores
@@ -112,12 +121,17 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Located:
-    """Where a slide's tissue and tiles are."""
+    """Where a slide's tissue and tiles are.
+
+    Attributes:
+        found: the mask before edits of a person; None where it is `tissue`.
+    """
 
     tissue: TissueMask
     grid: TileGrid
     thumbnail: Thumbnail
     own: OwnTissue = field(default_factory=OwnTissue)
+    found: TissueMask | None = None
 
 
 def settle_tiling(spec: TilingSpec, encoder: EncoderInfo) -> Tiling:
@@ -160,7 +174,7 @@ def locate(
     """
     slide.info.check_upsampling(tiling.mpp, tiling.max_upsampling)
     own = own or OwnTissue()
-    mask, thumbnail = own.find(slide, tissue)
+    found, mask, thumbnail = own.find(slide, tissue)
     grid = make_grid(
         slide.info,
         mask.fraction,
@@ -170,7 +184,7 @@ def locate(
         min_tissue=tiling.min_tissue,
         max_upsampling=tiling.max_upsampling,
     )
-    return Located(mask, grid, thumbnail, own)
+    return Located(mask, grid, thumbnail, own, found)
 
 
 def embed(
@@ -189,7 +203,8 @@ def embed(
 
     Left out and counted are tiles without data (`missing`), tiles that cannot be decoded (`bad`,
     each listed) and tiles above a limit of the recipe (`dropped-blur`, ...). A slide of which no
-    tile stays is stored as empty.
+    tile stays is stored as empty. Tiles that an earlier bag of the slide holds, made the same way,
+    are taken from it and counted as `reused`.
 
     Args:
         steps: the recipe's pixel steps fitted to this slide, where they are known already.
@@ -214,13 +229,17 @@ def embed(
         return store.write_empty(info.slide_id, made, reason=reason, counts=counts)
     rule = _fold_rule(located, info)
     made = replace(made, quality=made.quality | {"fold": asdict(rule)})
+    earlier = earlier_rows(store, info.slide_id, made, grid.xy0)
     with store.writer(info.slide_id, len(grid), encoder.info.dim, made) as writer:
         writer.counts.update(counts)
-        work = _Embedding(grid, encoder, recipe, rule, steps, writer)
-        for part in tile_batches(slide, grid, batch, max_bad_tiles):
+        rows = Interleaved(writer, earlier, grid.xy0, grid.tissue)
+        work = _Embedding(grid, encoder, recipe, rule, steps, writer, rows)
+        for part in tile_batches(slide, grid, batch, max_bad_tiles, earlier.fresh):
             work.add(part)
             on_tiles(part.size)
-        work.check(info)
+        reused = rows.finish()
+        on_tiles(reused)
+        work.check(info, reused)
         total = time.perf_counter() - started
         writer.timings.update(
             encode_s=round(work.encoding, 3),
@@ -231,7 +250,9 @@ def embed(
 
 
 def _fold_rule(located: Located, info: SlideInfo) -> FoldRule:
-    pixels, mask = located.thumbnail.pixels, located.tissue.mask
+    # By the mask before edits: a person's outline does not change how a tile of it scores.
+    tissue = located.found or located.tissue
+    pixels, mask = located.thumbnail.pixels, tissue.mask
     h, w = pixels.shape[:2]
     if mask.shape != (h, w):
         mask = cv2.resize(mask.astype(np.uint8), (w, h), interpolation=cv2.INTER_NEAREST) > 0
@@ -250,6 +271,7 @@ class _Embedding:
         rule: FoldRule,
         steps: PixelSteps,
         writer: BagWriter,
+        rows: Interleaved,
     ) -> None:
         self.encoding = 0.0
         self.scoring = 0.0
@@ -259,6 +281,7 @@ class _Embedding:
         self._rule = rule
         self._steps = steps
         self._writer = writer
+        self._rows = rows
         self._decoded = 0
 
     def add(self, part: TileBatch) -> None:
@@ -289,12 +312,12 @@ class _Embedding:
         before = time.perf_counter()
         features = _features(self._encoder, tiles)
         self.encoding += time.perf_counter() - before
-        self._writer.append(features, self._grid.xy0[rows], self._grid.tissue[rows], scores)
+        self._rows.append(rows, features, scores)
 
-    def check(self, info: SlideInfo) -> None:
+    def check(self, info: SlideInfo, reused: int) -> None:
         """Refuse a slide of which no tile could be decoded, however many were allowed to fail."""
         bad = len(self._writer.bad_tiles)
-        if bad and not self._decoded:
+        if bad and not self._decoded + reused:
             first = self._writer.bad_tiles[0]["reason"]
             raise BadTilesError(
                 f"{info.path.name}: none of its {bad} tiles with data can be decoded, {first} — "

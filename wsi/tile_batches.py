@@ -46,16 +46,25 @@ class TileBatch:
         return len(self.rows) + self.missing + len(self.bad)
 
 
-def tile_batches(slide: Slide, grid: TileGrid, batch: int, max_bad: int = 0) -> Iterator[TileBatch]:
+def tile_batches(
+    slide: Slide,
+    grid: TileGrid,
+    batch: int,
+    max_bad: int = 0,
+    rows: NDArray[np.integer] | None = None,
+) -> Iterator[TileBatch]:
     """Yield the tiles of a grid in its order, at most `batch` at a time.
 
     Args:
+        rows: which of them, in order; all when None.
         max_bad: how many tiles may fail to decode.
 
     Raises:
         BadTilesError: more fail.
     """
-    tiles = enumerate(slide.read_tiles(map(tuple, grid.xy0.tolist()), grid.tile_px, grid.mpp))
+    wanted = np.arange(len(grid)) if rows is None else rows
+    corners = map(tuple, grid.xy0[wanted].tolist())
+    tiles = zip(wanted.tolist(), slide.read_tiles(corners, grid.tile_px, grid.mpp))
     current, bad = TileBatch(), []
     for row, tile in tiles:
         if isinstance(tile, RegionError):

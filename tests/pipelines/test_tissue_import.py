@@ -84,10 +84,17 @@ def test_a_drawn_mask_replaces_that_of_its_slide_alone(
     slide_folder: Path, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {info.slide_id: info for info in store_of(out).infos()}
+    held = corners(out, "a")
     assert import_(draw(tmp_path / "in/a.geojson", (TOP_LEFT, "Tissue")), out) == 0
     assert "a: a.geojson: 1 shapes, 0.0655 mm2" in capsys.readouterr().err  # (512 * .5 um)^2
     assert preprocess(slide_folder, out) == 0
-    assert "1 slide has an edited mask" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "1 slide has an edited mask" in told
+    reused = len(held & tiles_on(TOP_LEFT))
+    assert f"({reused} reused)" in told
+    assert store_of(out).info("a").counts["reused"] == reused > 0
+    assert preprocess(slide_folder, out) == 0
+    assert "reused" not in capsys.readouterr().err  # nothing was made in this run
     after = {info.slide_id: info for info in store_of(out).infos()}
     assert corners(out, "a") == tiles_on(TOP_LEFT)
     changed = [slide_id for slide_id in before if before[slide_id].key != after[slide_id].key]

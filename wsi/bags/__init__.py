@@ -4,6 +4,7 @@ from wsi.bags.bag import Bag, Provenance
 from wsi.bags.base import BagStore, Finding
 from wsi.bags.convert import convert
 from wsi.bags.open import STORES, create_store, open_store
+from wsi.bags.reuse import Earlier, Interleaved, earlier_rows
 from wsi.bags.scores import ALL_TILES, SCORES, TileFilter, beyond
 from wsi.bags.select import check_uniform
 from wsi.bags.sidecar import BagInfo
@@ -18,12 +19,15 @@ __all__ = [
     "BagInfo",
     "BagStore",
     "BagWriter",
+    "Earlier",
     "Finding",
+    "Interleaved",
     "Provenance",
     "TileFilter",
     "beyond",
     "check_uniform",
     "convert",
     "create_store",
+    "earlier_rows",
     "open_store",
 ]

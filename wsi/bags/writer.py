@@ -102,6 +102,11 @@ class BagWriter:
         self._expected -= k
         self.counts[reason] = self.counts.get(reason, 0) + k
 
+    def rounded_before(self, max_rel_error: float | None) -> None:
+        """Say how far at most the rows given in stored precision are from what was computed."""
+        if max_rel_error is not None:
+            self._max_rel_error = max(self._max_rel_error or 0.0, max_rel_error)
+
     def _check_shapes(self, features: np.ndarray, xy0: np.ndarray, tissue: np.ndarray) -> None:
         k = len(tissue) if tissue.ndim else 0
         if (features.shape, xy0.shape, tissue.shape) != ((k, self._dim), (k, 2), (k,)):

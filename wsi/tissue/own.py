@@ -29,15 +29,15 @@ class OwnTissue:
     spec: TissueSpec | None = None
     edits: Edits = field(default_factory=Edits)
 
-    def find(self, slide: Slide, common: TissueSpec) -> tuple[TissueMask, Thumbnail]:
-        """Return the tissue mask of this slide, edits applied, and the thumbnail it was made on.
+    def find(self, slide: Slide, common: TissueSpec) -> tuple[TissueMask, TissueMask, Thumbnail]:
+        """Return the mask as found, the mask with edits applied, and the thumbnail of both.
 
         Raises:
             ConfigError: the method has no such parameter.
             RegionError: the thumbnail cannot be decoded.
         """
-        mask, thumbnail = find_tissue(slide, self.spec or common)
-        return self.edits.apply(mask), thumbnail
+        found, thumbnail = find_tissue(slide, self.spec or common)
+        return found, self.edits.apply(found), thumbnail
 
     def provenance(self, common: TissueSpec) -> dict[str, Any]:
         """Return what enters this slide's provenance: `overrides` and `mask`, where it has them."""
