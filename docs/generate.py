@@ -20,6 +20,7 @@ from wsi.evaluation import METRICS
 from wsi.objectives import OBJECTIVES
 from wsi.registry import Registry
 from wsi.specs import Config
+from wsi.stain import STAINS
 from wsi.tissue import METHODS
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -79,6 +80,7 @@ def settings_page() -> str:
     parts += _components("aggregator", AGGREGATORS, "Aggregators", "hidden=128")
     parts += _components("objective", OBJECTIVES, "Objectives", "weight=balanced")
     parts += _components("tissue.method", METHODS, "Tissue methods", "pen=false")
+    parts += _components("pixels.stain", STAINS, "Stain normalisation", "target=region.png")
     parts += [_encoders(), _metrics()]
     return "\n".join(part.rstrip("\n") + "\n" for part in parts)
 
