@@ -37,7 +37,8 @@ class Colours:
 
     def __str__(self) -> str:
         left = [f"{n} {state}" for state, n in sorted(self.counts.items()) if state != CONVERTED]
-        told = f"colour: {self.counts[CONVERTED]} slides converted to sRGB"
+        n = self.counts[CONVERTED]
+        told = f"colour: {n} slide{'' if n == 1 else 's'} converted to sRGB"
         return f"{told}; left as scanned: {', '.join(left)}" if left else told
 
 

@@ -203,6 +203,7 @@ def test_any_number_of_tiles_at_once_gives_the_same() -> None:
         np.testing.assert_array_equal(to_srgb.apply(tiles[k : k + 1])[0], whole[k])
         np.testing.assert_array_equal(to_srgb.apply(tiles[k]), whole[k])
     assert to_srgb.apply(tiles[:0]).shape == (0, 16, 16, 3)
+    assert whole.flags.writeable
 
 
 def test_a_real_scanner_profile(shared_data: Path) -> None:

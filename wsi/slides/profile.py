@@ -53,7 +53,7 @@ class ToSrgb:
             return tiles
         stacked = tiles.reshape(-1, *tiles.shape[-2:])
         image = ImageCms.applyTransform(Image.fromarray(stacked), transform)
-        return np.asarray(image).reshape(tiles.shape)
+        return np.array(image).reshape(tiles.shape)  # a copy: Pillow's own may not be written to
 
 
 @functools.lru_cache(maxsize=4)  # built once per process: slides of one scanner share a profile
