@@ -1,0 +1,182 @@
+"""`wsi preprocess` ends with a contact sheet: every slide on it, whatever became of it."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shutil
+from collections.abc import Callable
+from html import unescape
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines.cli import run_command
+from wsi.slides.dress import write_slide
+
+Picture = Callable[..., np.ndarray]
+Cards = dict[str, str]
+
+
+def preprocess(slides: Path, out: Path, *words: object) -> int:
+    tiling = ("tiling.mpp=1.0", "tiling.tile_px=64")
+    given = ["--slides", str(slides), "--out", str(out), *map(str, words)]
+    return run_command(["preprocess", *tiling, *given])
+
+
+def cards_of(out: Path) -> Cards:
+    """Return what the page says of each slide, as plain text, and whether it has a picture."""
+    text = (out / "report.html").read_text(encoding="utf-8")
+    found = {}
+    for part in re.findall(r'<li class="card.*?</dl>', text, re.S):
+        slide_id = re.search(r'data-id="([^"]*)"', part)
+        assert slide_id is not None
+        picture = "PICTURE " if "data:image/jpeg" in part else "BARE "
+        said = re.sub(r"<[^>]*>", " ", re.sub(r'src="[^"]*"', "", part))
+        found[unescape(slide_id[1])] = picture + re.sub(r"\s+", " ", unescape(said))
+    return found
+
+
+@pytest.fixture
+def mixed(slide_folder: Path, tmp_path: Path, picture: Picture) -> Path:
+    """Three slides with tissue, glass, and one each that cannot be used for another reason."""
+    folder = Path(shutil.copytree(slide_folder, tmp_path / "slides"))
+    disc = picture((512, 512))
+    write_slide(folder / "unknown.svs", [disc], mpp=None, dress="aperio")
+    write_slide(folder / "coarse.tif", [disc], mpp=2.0)
+    (folder / "zero.svs").write_bytes(b"")
+    return folder
+
+
+def test_every_slide_is_on_the_sheet(mixed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert preprocess(mixed, out, "--until", "tiles") == 3
+    cards = cards_of(out)
+    order = ["coarse", "unknown", "zero", "glass"]
+    assert list(cards)[:4] == order
+    assert set(cards) == {*order, "a", "site/b", "site/c"}
+    assert "quarantined: needs-upsampling" in cards["coarse"]
+    assert "quarantined: no-mpp" in cards["unknown"]
+    assert "quarantined: open-failed" in cards["zero"]
+    assert " empty " in cards["glass"]
+    assert "tiles 0 of 16" in cards["glass"]
+    assert "of 64" in cards["a"]
+    assert "mpp 0.5 (openslide)" in cards["a"]
+    # Tissue is drawn wherever a reader opens the file; areas are known only with a resolution.
+    assert [i for i, text in cards.items() if text.startswith("BARE")] == ["zero"]
+    assert "mm²" in cards["coarse"]
+    assert "mm²" not in cards["unknown"]
+    share = float(re.findall(r"tissue ([\d.]+) %", cards["unknown"])[0])
+    assert share == pytest.approx(100 * np.pi * 0.35**2, rel=0.1)
+    text = (out / "report.html").read_text(encoding="utf-8")
+    assert str(tmp_path) not in text
+    for name in ("thumbnails/unknown.jpg", "tissue/unknown.geojson", "thumbnails/coarse.jpg"):
+        assert (out / name).is_file()
+    assert {p.stem for p in (out / "tiles").iterdir()} == {"a", "glass", "site%2Fb", "site%2Fc"}
+
+
+def test_a_run_with_nothing_to_do_writes_the_same_sheet(
+    mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    assert preprocess(mixed, out) == 3
+    first = (out / "report.html").read_bytes()
+    assert {i for i, text in cards_of(out).items() if "tiles" in text} == {
+        *("a", "glass", "site/b", "site/c")
+    }
+    (out / "report.html").unlink()
+    times = {p: p.stat().st_mtime_ns for p in (out / "thumbnails").iterdir()}
+    monkeypatch.setattr("pipelines.preprocess.one_slide", None)  # nothing may be taken up again
+    assert preprocess(mixed, out) == 3
+    assert (out / "report.html").read_bytes() == first
+    assert {p: p.stat().st_mtime_ns for p in (out / "thumbnails").iterdir()} == times
+
+
+def test_a_run_over_fewer_slides_keeps_the_others_on_the_sheet(mixed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert preprocess(mixed, out, "--until", "tiles") == 3
+    before = cards_of(out)
+    assert preprocess(mixed / "a.svs", out, "--until", "tiles") == 0
+    assert cards_of(out) == before
+
+
+def test_slides_not_made_into_bags_yet_are_waiting(slide_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert preprocess(slide_folder, out, "--until", "tiles") == 0
+    assert preprocess(slide_folder / "a.svs", out) == 0
+    waiting = {i for i, text in cards_of(out).items() if " waiting " in text}
+    assert waiting == {"glass", "site/b", "site/c"}
+
+
+def test_until_tissue_lays_no_tiles(mixed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    # A slide too coarse for the tiling has tissue all the same.
+    assert preprocess(mixed, out, "--until", "tissue", "--jobs", 1) == 3
+    assert not (out / "tiles").exists()
+    cards = cards_of(out)
+    assert not any(re.search(r"\btiles \d", text) for text in cards.values())
+    assert [i for i, text in cards.items() if "quarantined" in text] == ["unknown", "zero"]
+    assert " empty " in cards["glass"]
+    assert (out / "tissue" / "a.geojson").is_file()
+
+
+def test_the_picture_of_a_replaced_slide_is_not_shown(mixed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert preprocess(mixed, out, "--until", "tiles") == 3
+    (mixed / "a.svs").write_bytes(b"no slide" * 99)
+    assert preprocess(mixed, out, "--until", "tiles") == 3
+    card = cards_of(out)["a"]
+    assert card.startswith("BARE")
+    assert "quarantined" in card
+    assert (out / "thumbnails" / "a.jpg").is_file()
+
+
+def test_what_is_not_as_usual_is_a_flag(tmp_path: Path, picture: Picture) -> None:
+    folder, out = tmp_path / "slides", tmp_path / "out"
+    folder.mkdir()
+    disc = picture((512, 512))
+    marked = disc.copy()
+    marked[20:60, 20:200] = (20, 150, 60)  # green ink beside the tissue
+    write_slide(folder / "bare.svs", [disc], mpp=None, dress="aperio")
+    write_slide(folder / "pen.tif", [marked], mpp=0.5)
+    write_slide(folder / "finer.tif", [disc], mpp=1.03)
+    write_slide(folder / "own.tif", [disc], mpp=0.5)
+    table = tmp_path / "t.csv"
+    with table.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["slide_id", "path", "tissue.min_area_mm2", "site"])
+        for name in ("bare.svs", "pen.tif", "finer.tif", "own.tif"):
+            own = "0.001" if name == "own.tif" else ""
+            writer.writerow([name.partition(".")[0], f"slides/{name}", own, "north"])
+    assume = ("slides.no_mpp=assume", "slides.assume_mpp=0.5")
+    assert preprocess(table, out, *assume, "--until", "tiles") == 0
+    cards = cards_of(out)
+    assert "bare assumed mpp" in cards["bare"]
+    assert "pen pen" in cards["pen"]
+    assert "finer upsampled" in cards["finer"]
+    assert "own own tissue settings" in cards["own"]
+    assert all("site north" in text for text in cards.values())
+    assert preprocess(table, out, *assume, "--until", "tiles", "tissue.mpp=4") == 0
+    assert not any("other tissue settings" in text for text in cards_of(out).values())
+
+
+def test_tiles_that_were_not_embedded_are_told(
+    tmp_path: Path, picture: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from wsi.slides.openslide_reader import OpenSlideReader
+
+    folder, out = tmp_path / "slides", tmp_path / "out"
+    folder.mkdir()
+    write_slide(folder / "s.tif", [picture((512, 512))], mpp=0.5)
+    read = OpenSlideReader.read_tiles
+
+    def with_a_gap(self, *args, **kwargs):
+        for k, tile in enumerate(read(self, *args, **kwargs)):
+            yield None if k == 2 else tile
+
+    monkeypatch.setattr(OpenSlideReader, "read_tiles", with_a_gap)
+    assert preprocess(folder, out, "slides.reader=openslide") == 0
+    card = cards_of(out)["s"]
+    assert ", 1 left out" in card
+    assert "tiles left out" in card
