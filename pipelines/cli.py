@@ -184,7 +184,7 @@ def preprocess(
     device
         Where the encoder runs: cpu, cuda, cuda:1, mps.
     until
-        Stop after tissue and tiles, to look at the overlays first.
+        Stop after tissue or tiles, to look at OUT/report.html first.
     max_bad_tiles
         Leave out up to this many tiles of a slide that cannot be decoded, named in its bag;
         a slide with more is quarantined. Tiles without data do not count.

@@ -10,7 +10,12 @@ from pipelines.quarantine import Entry, read_quarantine
 from pipelines.slides_csv import read_slides_csv
 from wsi.bags import BagInfo, BagStore
 from wsi.extract import Tiling
-from wsi.report.contact_sheet import SlideCard, State, write_contact_sheet
+from wsi.report.contact_sheet import (
+    SlideCard,
+    State,
+    is_contact_sheet,
+    write_contact_sheet,
+)
 from wsi.slides.resolution import agree
 from wsi.specs import Config
 
@@ -21,6 +26,7 @@ def write_sheet(
     """Write the pages of all slides in OUT/slides.csv and return the first.
 
     Nothing but the files below `out` is read, so a run that had nothing to do writes it too.
+    Where another report has the name, the pages are called `slides`.
 
     Args:
         store: of the bags made; without one a slide is done when it was looked at.
@@ -29,6 +35,9 @@ def write_sheet(
     bags = None if store is None else {info.slide_id: info for info in store.infos()}
     rows = read_slides_csv(out / "slides.csv")
     cards = [_card(out, row, entries, bags, config) for row in rows]
+    path = out / f"{name}.html"
+    if path.is_file() and not is_contact_sheet(path):
+        name = "slides"
     return write_contact_sheet(out, cards, _settings(config, tiling, store), name)[0]
 
 
@@ -135,7 +144,7 @@ def _settings(config: Config, tiling: Tiling, store: BagStore | None) -> dict[st
     params = "".join(f", {key} {value}" for key, value in method.params.items())
     edge_um = tiling.tile_px * tiling.mpp
     settings = {
-        "tiles": f"{tiling.tile_px} px at {tiling.mpp:g} µm/px, {edge_um:g} µm",
+        "tiles": f"{tiling.tile_px} px at {tiling.mpp:g} µm/px, {edge_um:.4g} µm",
         "stride": "one tile" if tiling.stride_um is None else f"{tiling.stride_um:g} µm",
         "smallest tissue share": f"{tiling.min_tissue:g}",
         "tissue": f"{method.name}{params}, at {config.tissue.mpp:g} µm/px",

@@ -101,6 +101,16 @@ def test_a_run_over_fewer_slides_keeps_the_others_on_the_sheet(mixed: Path, tmp_
     assert cards_of(out) == before
 
 
+def test_another_report_is_never_written_over(slide_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "report.html").write_text("of a comparison")
+    for _ in range(2):
+        assert preprocess(slide_folder / "a.svs", out, "--until", "tiles") == 0
+    assert (out / "report.html").read_text() == "of a comparison"
+    assert {p.name for p in out.glob("*.html")} == {"report.html", "slides.html"}
+
+
 def test_slides_not_made_into_bags_yet_are_waiting(slide_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert preprocess(slide_folder, out, "--until", "tiles") == 0

@@ -27,6 +27,7 @@ UNUSUAL = 3.5
 
 _LEAST = 8  # slides that are done, below which nothing is called unusual
 
+_MARK = "wsi contact sheet"  # by which a page of ours is known
 _ORDER: tuple[State, ...] = ("quarantined", "empty", "waiting")
 _MOST_WORDS = 400  # characters of a message shown on a card
 
@@ -175,6 +176,7 @@ def write_contact_sheet(
         shown = placed[k * per_page : (k + 1) * per_page]
         text = template("contact_sheet.html.j2").generate(
             **head,
+            mark=_MARK,
             script=script("contact_sheet.js"),
             page=k,
             pages=[other.name for other in paths],
@@ -188,10 +190,16 @@ def write_contact_sheet(
     return paths
 
 
+def is_contact_sheet(path: Path) -> bool:
+    """Return whether a file is a page of a contact sheet."""
+    with path.open("rb") as file:
+        return f'content="{_MARK}"'.encode() in file.read(2000)
+
+
 def _remove_stale(folder: Path, name: str, pages: int) -> None:
     for path in folder.glob(f"{name}-*.html"):
         number = path.stem.removeprefix(f"{name}-")
-        if number.isdecimal() and int(number) > pages:
+        if number.isdecimal() and int(number) > pages and is_contact_sheet(path):
             path.unlink()
 
 
