@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pipelines.console import Console
+from pipelines.tilecounts import fates, left_out_words
 from wsi.bags import convert, open_store
 
 
@@ -26,6 +27,7 @@ def list_bags(folder: Path, console: Console) -> int:
                 "encoder": info.provenance.encoder.get("name", ""),
                 "mpp": tiling.get("mpp", ""),
                 "tile_px": tiling.get("tile_px", ""),
+                "left_out": ", ".join(left_out_words(fates(info))),
                 "reason": info.reason or "",
             }
         )

@@ -28,9 +28,14 @@ def tiles_line(slides: int, counts: Mapping[str, int]) -> str:
     Nothing is said of fates that no tile had.
     """
     reused = f" ({counts['reused']:,} reused)" if counts.get("reused") else ""
-    parts = [f"{counts.get('tiles', 0):,} tiles{reused}"]
-    parts += [f"{counts[name]:,} {name}" for name in ("missing", "bad") if counts.get(name)]
-    return f"{slides:,} slides: {', '.join(parts + dropped_words(_dropped(counts)))}"
+    parts = [f"{counts.get('tiles', 0):,} tiles{reused}", *left_out_words(counts)]
+    return f"{slides:,} slides: {', '.join(parts)}"
+
+
+def left_out_words(counts: Mapping[str, int]) -> list[str]:
+    """Return `1 bad` and `40 dropped (31 blur, 9 pen)`, without the fates that no tile had."""
+    plain = [f"{counts[name]:,} {name}" for name in ("missing", "bad") if counts.get(name)]
+    return plain + dropped_words(_dropped(counts))
 
 
 def dropped_words(reasons: Mapping[str, int], word: str = "dropped") -> list[str]:

@@ -7,6 +7,7 @@ tile without any structure is like one out of focus. Look at a slide's extremes 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -79,7 +80,10 @@ def tile_scores(tiles: Tiles, mpp: float, rule: FoldRule) -> Scores:
         mpp: um per tile pixel.
         rule: of the slide the tiles are from.
     """
-    rows = [(blur(tile), pen(tile, mpp), fold(tile, mpp, rule)) for tile in tiles]
+    rows = []
+    for tile in tiles:
+        low = _low_power(tile, mpp)
+        rows.append((blur(tile), _ink_share(low), _fold_share(low, rule)))
     columns = np.asarray(rows, np.float16).reshape(len(rows), 3).T
     return dict(zip(("blur", "pen", "fold"), np.ascontiguousarray(columns), strict=True))
 
@@ -98,33 +102,59 @@ def blur(tile: Tiles) -> float:
     a blurred copy as in Crete et al. 2007. The mapping to [0, 1] is ours.
     """
     grey = np.asarray(cv2.cvtColor(tile, cv2.COLOR_RGB2GRAY)).astype(np.float32)
-    fine, coarse = _detail(grey, _FINE) + _NOISE, _detail(grey, _COARSE) + _NOISE
-    ratio = (coarse / fine) ** (1 / 3)
+    fine = cv2.Laplacian(_smooth(grey, _FINE), cv2.CV_32F)
+    coarse = _smooth(fine, math.sqrt(_COARSE**2 - _FINE**2))  # the order makes no difference
+    ratio = ((_power(coarse) + _NOISE) / (_power(fine) + _NOISE)) ** (1 / 3)
     sharpest = _FINE**2 / _COARSE**2
     return float(np.clip((ratio - sharpest) / (1 - sharpest), 0, 1))
 
 
-def _detail(grey: NDArray[np.float32], sigma: float) -> float:
-    smooth = cv2.GaussianBlur(grey, (0, 0), sigma)
-    detail = cv2.Laplacian(smooth, cv2.CV_32F)
-    return float(cv2.norm(detail, cv2.NORM_L2SQR)) / grey.size
+def _smooth(picture: cv2.typing.MatLike, sigma: float) -> cv2.typing.MatLike:
+    taps = 2 * math.ceil(3 * sigma) + 1
+    return cv2.GaussianBlur(picture, (taps, taps), sigma)
+
+
+def _power(picture: cv2.typing.MatLike) -> float:
+    return cv2.norm(picture, cv2.NORM_L2SQR) / picture.size
 
 
 def pen(tile: Tiles, mpp: float) -> float:
     """Return the share of a tile that has the colour of marker ink, seen at 4 um per pixel."""
-    return float(ink_pixels(_reduced(tile, mpp, _INK_UM)).mean())
+    return _ink_share(_low_power(tile, mpp))
 
 
 def fold(tile: Tiles, mpp: float, rule: FoldRule) -> float:
     """Return the share of a tile that looks folded, see `fold_rule`."""
-    return float((_depth(_reduced(tile, mpp, rule.um)) > rule.threshold).mean())
+    return _fold_share(_low_power(tile, mpp), rule)
+
+
+@dataclass(frozen=True)
+class _Low:
+    """A tile at low power: pixels, and um per pixel."""
+
+    pixels: Tiles
+    um: float
+
+
+def _low_power(tile: Tiles, mpp: float) -> _Low:
+    pixels = _reduced(tile, mpp, _INK_UM)
+    return _Low(pixels, mpp * tile.shape[1] / pixels.shape[1])
+
+
+def _ink_share(low: _Low) -> float:
+    return float(ink_pixels(low.pixels).mean())
+
+
+def _fold_share(low: _Low, rule: FoldRule) -> float:
+    return float((_depth(_reduced(low.pixels, low.um, rule.um)) > rule.threshold).mean())
 
 
 def _depth(pixels: NDArray[np.generic]) -> NDArray[np.float32]:
     """Return saturation minus intensity (HSI) of RGB (..., 3) in 0-255, in [-1, 1]."""
-    rgb = np.asarray(pixels, np.float32)
-    mean = rgb.mean(axis=-1)
-    return 1 - rgb.min(axis=-1) / np.maximum(mean, 1) - mean / 255
+    red, green, blue = (np.asarray(pixels[..., k], np.float32) for k in range(3))
+    mean = (red + green + blue) / 3
+    least = np.minimum(np.minimum(red, green), blue)
+    return np.asarray(1 - least / np.maximum(mean, 1) - mean / 255, np.float32)
 
 
 def _reduced(picture: Tiles, mpp: float, um: float) -> Tiles:

@@ -89,6 +89,10 @@ def test_bad_tiles_within_the_limit_are_left_out_and_said(
     assert {info.slide_id: info.n for info in store.infos()} == {"good": 16, "holed": 14, "one": 15}
     assert [tile["xy0"] for tile in store.info("one").bad_tiles] == [[256, 256]]
     assert store.info("holed").bad_tiles == []
+    assert run_command(["bags", "ls", str(tmp_path / "bags")]) == 0
+    listed = {line.split("\t")[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert "\t1 bad\t" in listed["one"]
+    assert "\t2 missing\t" in listed["holed"]
     row = quarantine(tmp_path)["two"]
     assert row["reason"] == "decode-error"
     assert (
