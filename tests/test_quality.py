@@ -149,6 +149,17 @@ def test_a_band_of_double_density_scores_its_area(share: float) -> None:
             assert fold(picture[place], MPP, rule) == pytest.approx(band[place].mean(), abs=0.07)
 
 
+def test_nuclei_are_no_folds() -> None:
+    picture, _ = folded(0)
+    for x in range(20, 4 * PX, 40):
+        for y in range(20, 4 * PX, 40):
+            cv2.circle(picture, (x, y), 6, (70, 15, 80), -1)  # 6 um wide
+    small = low_power(picture)
+    rule = fold_rule(small, np.ones(small.shape[:2], bool), 8.0)
+    assert fold(np.full((PX, PX, 3), (70, 15, 80), np.uint8), MPP, rule) == 1
+    assert fold(picture[:PX, :PX], MPP, rule) < 0.02
+
+
 def test_the_rule_is_the_same_from_a_finer_picture() -> None:
     picture, _ = folded(0.1)
     tissue = np.ones(picture.shape[:2], bool)
