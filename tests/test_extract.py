@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -188,6 +189,33 @@ def test_a_slide_of_which_all_is_dropped_is_empty(flawed: Path, encoder, tmp_pat
     assert (info.status, info.reason, info.n) == ("empty", "all-dropped", 0)
     assert info.counts["dropped-blur"] == 64
     assert store.ids() == []
+
+
+class Darker:
+    """Steps that take every tile to half its intensity, as a colour profile might."""
+
+    record: ClassVar[dict] = {}
+
+    def to_srgb(self, tiles: np.ndarray) -> np.ndarray:
+        return tiles // 2
+
+    def normalise(self, tiles: np.ndarray) -> np.ndarray:
+        return tiles
+
+
+def test_folds_are_told_in_the_colours_of_the_tiles(flawed: Path, encoder, tmp_path: Path) -> None:
+    settings = {"tiling": {"mpp": 1.0, "tile_px": EDGE, "min_tissue": 0.9}}
+    recipe = make_recipe(Config.model_validate(settings), encoder)
+    store = create_store(tmp_path, "h5")
+    folds = []
+    for steps in (None, Darker()):
+        with open_slide(flawed) as slide:
+            located = locate(slide, recipe.tissue, recipe.tiling)
+            embed(slide, located, encoder, recipe, store, steps=steps)  # pyright: ignore
+        quality = store.read("flawed").quality
+        assert quality is not None
+        folds.append(float(quality["fold"].max()))
+    assert max(folds) < 0.1
 
 
 # -- bad tiles ---------------------------------------------------------------------------------

@@ -227,7 +227,7 @@ def embed(
     if not len(grid):
         reason = "no-tissue" if not located.tissue.mask.any() else "no-tile-with-enough-tissue"
         return store.write_empty(info.slide_id, made, reason=reason, counts=counts)
-    rule = _fold_rule(located, info)
+    rule = _fold_rule(located, info, steps)
     made = replace(made, quality=made.quality | {"fold": asdict(rule)})
     earlier = earlier_rows(store, info.slide_id, made, grid.xy0)
     with store.writer(info.slide_id, len(grid), encoder.info.dim, made) as writer:
@@ -249,10 +249,11 @@ def embed(
     return store.info(info.slide_id)
 
 
-def _fold_rule(located: Located, info: SlideInfo) -> FoldRule:
-    # By the mask before edits: a person's outline does not change how a tile of it scores.
+def _fold_rule(located: Located, info: SlideInfo, steps: PixelSteps) -> FoldRule:
+    # By the mask before edits: a person's outline does not change how a tile of it scores. In the
+    # colours of the tiles that are measured by it.
     tissue = located.found or located.tissue
-    pixels, mask = located.thumbnail.pixels, tissue.mask
+    pixels, mask = steps.to_srgb(located.thumbnail.pixels[None])[0], tissue.mask
     h, w = pixels.shape[:2]
     if mask.shape != (h, w):
         mask = cv2.resize(mask.astype(np.uint8), (w, h), interpolation=cv2.INTER_NEAREST) > 0
