@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi.errors import RegionError
 from wsi.slides import Slide, Thumbnail
 from wsi.tiling import TileGrid
 from wsi.tissue import TissueMask
@@ -30,13 +31,17 @@ RGB = NDArray[np.uint8]
 def sharp_thumbnail(slide: Slide, thumbnail: Thumbnail) -> Thumbnail:
     """Return the slide at about 1000 px, where `thumbnail` is smaller and reading more is cheap.
 
-    Tissue is found on very few pixels of a small slide, too few to judge it by.
+    Tissue is found on very few pixels of a small slide, too few to judge it by. Where more cannot
+    be decoded `thumbnail` will do: whether such a slide is used is not for a picture to say.
     """
     downsample = max(1.0, max(slide.info.bounds0[2:]) / _EDGE_PX)
     w, h = slide.info.level_sizes[slide.info.level_for((downsample, downsample))]
     if max(thumbnail.pixels.shape[:2]) >= _EDGE_PX or w * h > _SHARP_PX:
         return thumbnail
-    return slide.thumbnail(downsample)
+    try:
+        return slide.thumbnail(downsample)
+    except RegionError:
+        return thumbnail
 
 
 def draw_overlay(
