@@ -173,6 +173,9 @@ def preprocess(
     A slide that cannot be used is quarantined with a reason and never stops the run; the exit
     code is then 3. Example: wsi preprocess --slides DIR --out OUT tiling.mpp=0.5 encoder=resnet50
 
+    Columns of the CSV such as tissue.min_area_mm2 set that for single slides, or for a whole
+    site in a row whose slide_id is *; masks that a person corrected come by `wsi tissue import`.
+
     Parameters
     ----------
     slides
@@ -198,8 +201,8 @@ def preprocess(
     settle
         Leave files that changed in the last seconds to the next run: 60 while slides arrive.
     lesions
-        Folder of lesion outlines, ASAP .xml or .geojson named by slide: report how many lesions
-        and how much of their area the kept tiles cover, and name those missed (OUT/lesions.csv).
+        Folder of lesion outlines, ASAP .xml or .geojson named by slide: count the lesions and the
+        area that kept tiles cover, and name what they miss (OUT/lesions.csv).
     dry_run
         Say what would be done: slides, tiles, GB, what is unresolved.
     """
@@ -240,7 +243,8 @@ def tissue_import(
     """Take shapes drawn in QuPath or ASAP as the tissue of slides, or as regions of interest.
 
     Files are named by slide: <id>.geojson, <file name>.geojson, .json, .zip or ASAP's .xml.
-    Shapes of a class named Ignore or Exclude, or ending in *, are holes. Then run the same
+    Shapes of a class named Ignore or Exclude, or ending in *, and ASAP's groups _2, normal and
+    Exclusion, are holes. Then run the same
     `wsi preprocess` again: only these slides are redone, and unchanged tiles keep their
     features. No run changes what was imported, not even with --redo: import again to replace
     it, or remove its file below OUT/edits. Exit code 3 when a file is refused or of no slide.

@@ -157,9 +157,9 @@ def _close(options: Options, done: list[Imported], console: Console) -> None:
     counts = Counter(item.state for item in done)
     what = {"include": "regions to keep", "exclude": "regions to leave out"}
     noun = what.get(options.roi or "", "edited masks")
-    verb = "would be imported" if options.dry_run else "imported"
+    verb = "to import" if options.dry_run else "imported"
     console.say(
-        f"{counts['imported']} {noun} {verb}, {counts['known']} known before, "
+        f"{noun}: {counts['imported']} {verb}, {counts['known']} known before, "
         f"{counts['as-exported']} not changed, {counts['refused']} refused"
     )
     if counts["imported"] and not options.dry_run:

@@ -217,7 +217,7 @@ def test_other_files_are_named_and_bad_ones_refused(
     assert "site/c: refused: site%2Fc.geojson covers no area" in told
     assert "site/b: refused: site%2Fb.geojson lies outside of b.tif" in told
     assert "1 outlines crossed themselves and were mended" in told
-    assert "1 edited masks imported, 0 known before, 0 not changed, 2 refused" in told
+    assert "edited masks: 1 imported, 0 known before, 0 not changed, 2 refused" in told
     assert [p.name for p in (out / "edits").rglob("*.geojson")] == ["a.geojson"]
 
 
