@@ -36,8 +36,10 @@ def order(cards: Sequence[SlideCard]) -> list[str]:
 
 
 def jpeg(path: Path, seed: int = 0, size: tuple[int, int] = (1000, 1000)) -> Path:
-    """Write a picture that compresses as badly as a picture can."""
-    noise = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    """Write a picture that compresses badly, also where it is shrunk to a third."""
+    coarse = max(1, size[1] // 3), max(1, size[0] // 3), 3
+    noise = np.random.default_rng(seed).integers(0, 256, coarse, dtype=np.uint8)
+    noise = np.asarray(cv2.resize(noise, size, interpolation=cv2.INTER_NEAREST))
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), noise)
     return path
