@@ -201,8 +201,7 @@ def preprocess(
     settle
         Leave files that changed in the last seconds to the next run: 60 while slides arrive.
     lesions
-        Folder of lesion outlines, ASAP .xml or .geojson named by slide: count the lesions and the
-        area that kept tiles cover, and name what they miss (OUT/lesions.csv).
+        Folder of lesion outlines (.xml, .geojson): count what kept tiles cover, name those missed.
     dry_run
         Say what would be done: slides, tiles, GB, what is unresolved.
     """
@@ -244,10 +243,10 @@ def tissue_import(
 
     Files are named by slide: <id>.geojson, <file name>.geojson, .json, .zip or ASAP's .xml.
     Shapes of a class named Ignore or Exclude, or ending in *, and ASAP's groups _2, normal and
-    Exclusion, are holes. Then run the same
-    `wsi preprocess` again: only these slides are redone, and unchanged tiles keep their
-    features. No run changes what was imported, not even with --redo: import again to replace
-    it, or remove its file below OUT/edits. Exit code 3 when a file is refused or of no slide.
+    Exclusion, are holes. Then run the same `wsi preprocess` again: only these slides are redone,
+    and unchanged tiles keep their features. No run changes what was imported, not even with
+    --redo: import again to replace it, or remove its file below OUT/edits. Exit code 3 when a
+    file is refused or of no slide.
 
     Example: wsi tissue import OUT/tissue --out OUT, after editing files of OUT/tissue in place
 
