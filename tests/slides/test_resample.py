@@ -64,6 +64,19 @@ def test_both_axes_go_by_their_own_scale() -> None:
     assert np.abs(resample(pixels, origin, scale, size) - expected).max() < 1.5
 
 
+@pytest.mark.parametrize("size", [(12, 14), (41, 30), (7, 37), (53, 5)])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_a_whole_picture_made_smaller_is_the_mean_of_areas(
+    size: tuple[int, int], channels: int
+) -> None:
+    pixels = np.random.default_rng(4).integers(0, 256, (37, 53, channels), dtype=np.uint8)
+    scale = 53 / size[0], 37 / size[1]
+    across = area_by_sampling(0, scale[0], size[0], 53)
+    down = area_by_sampling(0, scale[1], size[1], 37)
+    expected = np.einsum("yh,xw,hwc->yxc", down, across, pixels.astype(float))
+    assert np.abs(resample(pixels, (0, 0), scale, size) - expected).max() < 1.5
+
+
 @pytest.mark.parametrize("factor", [1, 2, 3, 5])
 @pytest.mark.parametrize("origin", [(0, 0), (3, 7)])
 def test_whole_factors_are_block_means(factor: int, origin: tuple[int, int]) -> None:

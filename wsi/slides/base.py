@@ -293,13 +293,16 @@ class Slide(ABC):
     def thumbnail(self, downsample: float) -> Thumbnail:
         """Return the slide's bounds at `downsample` level-0 pixels per pixel, built in blocks.
 
-        Memory stays small for any slide: no more than a few million pixels are held at once.
+        Beside the thumbnail itself, four bytes a pixel, memory stays the same for any slide: of
+        the level it is read from, no more than four million pixels are held at once.
         """
         x0, y0, w0, h0 = self.info.bounds0
         size = max(1, round(w0 / downsample)), max(1, round(h0 / downsample))
         scale = w0 / size[0], h0 / size[1]
         dx, dy = self.info.downsamples[self.info.level_for(scale)]
-        step = max(1, int(math.sqrt(_BLOCK_PX * dx * dy / (scale[0] * scale[1]))))
+        # A level that fits is read at once; of others square blocks share fewest file tiles.
+        most_px = _BLOCK_PX * dx * dy / (scale[0] * scale[1])
+        step = max(size) if size[0] * size[1] <= most_px else max(1, math.isqrt(int(most_px)))
         pixels = np.empty((size[1], size[0], 3), np.uint8)
         valid = np.ones((size[1], size[0]), bool)
         for top in range(0, size[1], step):

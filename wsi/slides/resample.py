@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+_DRIFT = 0.01  # of a source pixel over the whole output: not worth weights
+
 
 def resample(
     pixels: NDArray[np.uint8],
@@ -21,7 +23,7 @@ def resample(
     Output pixel i spans source pixels [origin + i * scale, origin + (i + 1) * scale) on each axis.
     Downsampling averages that area (antialiased); upsampling interpolates linearly. Library
     resizers round the rectangle to whole pixels, which moves tiles by up to half a pixel; so the
-    weights are made here and only whole factors at whole offsets go to OpenCV.
+    weights are made here and only whole factors at whole offsets, and whole pictures, go to OpenCV.
 
     Args:
         pixels: uint8 (h, w, channels).
@@ -35,6 +37,8 @@ def resample(
         if (fx, fy) == (1, 1):
             return block.copy()
         return np.asarray(cv2.resize(block, size, interpolation=cv2.INTER_AREA), np.uint8)
+    if _is_all(pixels, origin, scale, size):
+        return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
     h, w, channels = pixels.shape
     across = _sparse_weights(origin[0], scale[0], size[0], w)
     down = _sparse_weights(origin[1], scale[1], size[1], h)
@@ -68,6 +72,18 @@ def axis_weights(origin: float, scale: float, n_out: int, n_in: int) -> NDArray[
     return (weights / np.where(total > 0, total, 1)).astype(np.float32)
 
 
+def _is_all(
+    pixels: NDArray[np.uint8],
+    origin: tuple[float, float],
+    scale: tuple[float, float],
+    size: tuple[int, int],
+) -> bool:
+    """Return whether the output is the whole picture made smaller, to 1/100 of a pixel."""
+    h, w = pixels.shape[:2]
+    beyond = abs(scale[0] * size[0] - w), abs(scale[1] * size[1] - h)
+    return min(scale) >= 1 and max(*map(abs, origin), *beyond) < _DRIFT
+
+
 def _whole(
     pixels: NDArray[np.uint8],
     origin: tuple[float, float],
@@ -76,7 +92,6 @@ def _whole(
 ) -> tuple[int, int, int, int] | None:
     fx, fy = round(scale[0]), round(scale[1])
     left, top = round(origin[0]), round(origin[1])
-    # Within 1/100 of a source pixel over the whole tile, the fraction is not worth weights.
     drift = max(
         abs(left - origin[0]),
         abs(top - origin[1]),
@@ -84,4 +99,4 @@ def _whole(
         abs(fy - scale[1]) * size[1],
     )
     inside = top + fy * size[1] <= pixels.shape[0] and left + fx * size[0] <= pixels.shape[1]
-    return (left, top, fx, fy) if drift < 0.01 and inside and left >= 0 and top >= 0 else None
+    return (left, top, fx, fy) if drift < _DRIFT and inside and left >= 0 and top >= 0 else None

@@ -19,6 +19,7 @@ from wsi.slides import Slide, Thumbnail
 from wsi.specs import TissueSpec
 from wsi.tissue.clean import cleaned
 from wsi.tissue.focus import is_blurred
+from wsi.tissue.ink import by_bands
 from wsi.tissue.mask import TissueMask
 
 METHODS = Registry(
@@ -33,7 +34,7 @@ METHODS = Registry(
 )
 
 _EDGE_WITHOUT_MPP = 1024  # thumbnail pixels along the longer edge when um are unknown
-_MAX_PX = 10_000_000  # a slide of 25 mm x 25 mm at 8 um/px; a larger one is seen coarser
+_MAX_PX = 6_000_000  # 20 mm x 20 mm at 8 um/px; a larger slide is seen coarser
 _BLACK = 12
 _PEN_SHARE = 0.002
 _GLASS = 185  # grey level that dim glass still reaches
@@ -82,7 +83,7 @@ def find_tissue(slide: Slide, spec: TissueSpec) -> tuple[TissueMask, Thumbnail]:
     params = METHODS.check(spec.method.name, spec.method.params)
     downsample, flags = _downsample(slide, spec)
     thumbnail = slide.thumbnail(downsample)
-    valid = thumbnail.valid & _not_black(thumbnail.pixels)
+    valid = thumbnail.valid & by_bands(_not_black, thumbnail.pixels)
     method: Method = METHODS.load(spec.method.name)
     found = method(thumbnail.pixels, valid, **params)
     mpp = slide.info.mpp or (spec.mpp / thumbnail.scale[0], spec.mpp / thumbnail.scale[1])

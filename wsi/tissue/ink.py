@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 _REACH_PX = 48  # how far the thin part of a coloured stroke may lie from full ink
+_KINDS = 3  # green to blue, red, black
+_BAND_PX = 500_000
 
 Picture = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -30,14 +34,36 @@ def ink_strokes(pixels: Picture) -> Mask:
     Thin ink lets tissue through, and its colour alone could be tissue; so it counts only where
     it touches full ink. Specks are left out and strokes widened by two pixels.
     """
-    channels = _Channels(pixels)
-    strokes = np.zeros(pixels.shape[:2], np.uint8)
-    reaches = (_REACH_PX, _REACH_PX, None)
-    for full, thin, reach in zip(_full(channels), _thin(channels), reaches, strict=True):
-        seeds = cv2.morphologyEx(full.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+    kinds = np.asarray(by_bands(_kinds, pixels), np.uint8)
+    strokes = np.zeros(kinds.shape, np.uint8)
+    for kind, reach in enumerate((_REACH_PX, _REACH_PX, None)):
+        full = kinds >> kind & 1
+        seeds = cv2.morphologyEx(full, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
         if seeds.any():
+            thin = np.asarray(kinds >> kind + _KINDS & 1, np.uint8)
             strokes |= _grown(np.asarray(seeds, np.uint8), thin, reach)
-    return np.asarray(cv2.dilate(strokes, np.ones((5, 5), np.uint8))).astype(bool)
+    if not strokes.any():
+        return strokes.view(bool)
+    return np.asarray(cv2.dilate(strokes, np.ones((5, 5), np.uint8))).view(bool)
+
+
+def by_bands(rule: Callable[[Picture], np.ndarray], pixels: Picture) -> np.ndarray:
+    """Return `rule` of a picture (h, w, 3), a value per pixel, computed in bands of rows.
+
+    The planes in between are then small, however large the picture.
+    """
+    h, w = pixels.shape[:2]
+    rows = max(1, _BAND_PX // max(1, w))
+    return np.concatenate([rule(pixels[top : top + rows]) for top in range(0, h, rows)])
+
+
+def _kinds(pixels: Picture) -> Picture:
+    """Return, as bits, which kinds of full ink and then of thin ink each pixel could be."""
+    channels = _Channels(pixels)
+    kinds = np.zeros(pixels.shape[:2], np.uint8)
+    for bit, where in enumerate((*_full(channels), *_thin(channels))):
+        kinds |= where.view(np.uint8) << bit
+    return kinds
 
 
 class _Channels:
@@ -67,9 +93,9 @@ def _thin(c: _Channels) -> tuple[Mask, Mask, Mask]:
     return foreign, reddish, grey
 
 
-def _grown(seeds: Picture, thin: Mask, reach: int | None) -> Picture:
+def _grown(seeds: Picture, thin: Picture, reach: int | None) -> Picture:
     """Return `seeds` with the pieces of `thin` that touch them, no farther than `reach`."""
-    field = seeds | thin.astype(np.uint8)
+    field = seeds | thin
     if reach is not None:
         near = cv2.distanceTransform(1 - seeds, cv2.DIST_L2, 3) <= reach
         field &= np.asarray(near, np.uint8)

@@ -69,8 +69,8 @@ class TissueMask:
         return self.mask[np.ix_(row, column)] & known
 
     @cached_property
-    def _integral(self) -> NDArray[np.float64]:
-        return np.asarray(cv2.integral(self.mask.astype(np.uint8)), np.float64)
+    def _integral(self) -> NDArray[np.int32]:
+        return np.asarray(cv2.integral(self.mask.view(np.uint8)), np.int32)
 
     def _covered(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return tissue pixels above and left of each point (x, y)."""

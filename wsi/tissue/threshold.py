@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi.tissue.find import Found
-from wsi.tissue.ink import ink_strokes
+from wsi.tissue.ink import by_bands, ink_strokes
 
 _SATURATION = (10, 32)  # floor and cap of Otsu's threshold, of 255
 _DENSITY = (0.03, 0.12)  # floor and cap, in optical density
@@ -92,20 +92,25 @@ def saturation(pixels: Picture, valid: Mask, *, threshold: float = 20, pen: bool
 
 
 _DENSITY_UNIT = 255 / 1.5  # of the 8-bit density: 1.5 is nearly black
-_LUMINANCE = np.arange(256, dtype=np.float32)
+_FINER = 64  # steps of one while the channels are summed
 
 
 def _saturation(pixels: Picture) -> Picture:
-    hsv = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV)
-    return np.asarray(cv2.extractChannel(hsv, 1), np.uint8)
+    return by_bands(
+        lambda rows: cv2.extractChannel(cv2.cvtColor(rows, cv2.COLOR_RGB2HSV), 1), pixels
+    )
 
 
 def _is_colourless(pixels: Picture, valid: Mask) -> bool:
     """Return whether a picture is a grey one, in which dark pixels are not marker ink."""
+    coloured = by_bands(lambda rows: _chroma(rows) > _COLOUR, pixels)
+    return bool(np.count_nonzero(coloured & valid) < _COLOUR_PX)
+
+
+def _chroma(pixels: Picture) -> Picture:
     red, green, blue = cv2.split(pixels)
     highest, lowest = cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue)
-    coloured = np.asarray(cv2.subtract(highest, lowest)) > _COLOUR
-    return bool(np.count_nonzero(coloured & valid) < _COLOUR_PX)
+    return np.asarray(cv2.subtract(highest, lowest), np.uint8)
 
 
 def _ink(pixels: Picture, valid: Mask, pen: bool) -> Mask:
@@ -114,13 +119,14 @@ def _ink(pixels: Picture, valid: Mask, pen: bool) -> Mask:
 
 def _density(pixels: Picture, valid: Mask) -> Picture:
     """Return mean optical density (h, w) against the slide's own white, in 1/170 of a unit."""
-    total = np.zeros(pixels.shape[:2], np.float32)
+    total = np.zeros(pixels.shape[:2], np.uint16)
     for k in range(3):
         channel = np.asarray(cv2.extractChannel(pixels, k), np.uint8)
         white = float(np.clip(_percentiles(channel, valid, 95)[0], 200, 255))
-        density = -np.log10(np.clip((_LUMINANCE + 1) / (white + 1), None, 1)) / 3
-        total += cv2.LUT(channel, density * np.float32(_DENSITY_UNIT))
-    return np.asarray(cv2.convertScaleAbs(total), np.uint8)
+        density = -np.log10(np.clip((np.arange(256) + 1) / (white + 1), None, 1)) / 3
+        table = np.rint(density * _DENSITY_UNIT * _FINER).astype(np.uint16)
+        cv2.add(total, cv2.LUT(channel, table), total)
+    return np.asarray(cv2.convertScaleAbs(total, alpha=1 / _FINER), np.uint8)
 
 
 def _darker(pixels: Picture, seen: Mask) -> Mask:
