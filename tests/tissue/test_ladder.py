@@ -135,8 +135,10 @@ def test_thin_black_pen_is_followed_from_its_dark_ends(tmp_path: Path) -> None:
     cv2.circle(ring, (800, 600), 150, 1, 40)
     pixels[ring > 0] = (100, 66, 92)  # ink through which the tissue is seen
     cv2.circle(pixels, (950, 600), 26, (35, 15, 28), -1)  # where the pen was set down
+    cv2.circle(pixels, (300, 300), 26, (35, 15, 28), -1)  # so small that as a hole it is filled
     found = mask_of(tmp_path, pixels)
     assert "pen" in found.flags
+    assert not found.mask[71:79, 71:79].any()
     shown = cv2.resize(ring * 255, (400, 300), interpolation=cv2.INTER_AREA) == 255
     assert found.mask[shown].mean() < 0.02  # no closing and no filled hole brings it back
     assert found.mask[150, 200]  # the tissue that is ringed

@@ -108,6 +108,17 @@ def test_pixels_without_data_are_no_tissue(known: Path) -> None:
     assert mask[:, 40:].any()
 
 
+@pytest.mark.parametrize("corner", [(0, 0), (32, 0), (64, 32)])
+def test_a_window_beyond_the_picture_is_mirrored_as_often_as_it_takes(
+    corner: tuple[int, int],
+) -> None:
+    pixels = picture(41, 70)
+    window = segmenter._window(pixels, corner, 96, 32)
+    padded = np.pad(pixels, ((32, 200), (32, 200), (0, 0)), mode="reflect")
+    x, y = corner
+    np.testing.assert_array_equal(window, padded[y : y + 160, x : x + 160])
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (33, 2), (31, 97)])
 def test_the_smallest_pictures_have_a_mask_of_their_own_size(
     known: Path, size: tuple[int, int]
