@@ -11,7 +11,7 @@ import inspect
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from pipelines.cli import app
 from wsi.aggregators import AGGREGATORS
@@ -180,15 +180,29 @@ def _components(key: str, registry: Registry, title: str, example: str) -> Itera
         yield f"### {name}\n\n{_plain(documentation.partition(chr(10))[0])}"
         told = _arguments(documentation)
         rows = [
-            [f"`{key}.{p.name}`", _code(p.annotation), _default(p.default), told.get(p.name, "")]
+            [
+                f"`{key}.{p.name}`",
+                _code(_bare(registry.load(name), p)),
+                "needed" if p.default is p.empty else _default(p.default),
+                told.get(p.name, ""),
+            ]
             for p in registry.settings(name).values()
         ]
         if rows:
             yield _table(rows)
 
 
+def _bare(thing: Any, parameter: inspect.Parameter) -> Any:
+    """Return a parameter's annotation, or the type below it where it is an alias with limits."""
+    hint = get_type_hints(thing.__init__ if inspect.isclass(thing) else thing).get(parameter.name)
+    shown = str(parameter.annotation)
+    alias = shown.isidentifier() and shown != getattr(hint, "__name__", "")
+    return hint if alias or shown.startswith("Annotated[") else shown
+
+
 def _code(annotation: Any) -> str:
-    text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
+    text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    text = text.removeprefix("pathlib.")
     return f"`{text}`".replace("|", "\\|")
 
 

@@ -89,8 +89,10 @@ def torch_network(
         tissue: which channel is tissue, of several.
         threshold: probability above which a pixel is tissue.
         encoder: of a network of segmentation-models-pytorch.
-        mean, std: of the channels in [0, 1] that the network was trained with.
-        tile_px, margin_px: edge of a tile and width of the margin around it, multiples of 32.
+        mean: of the channels, in [0, 1], that the network was trained with.
+        std: of the channels, likewise.
+        tile_px: edge of the tiles the network is run on; a multiple of 32.
+        margin_px: context around a tile that is thrown away; a multiple of 32.
 
     Raises:
         ConfigError: the weights are not those of this network.
