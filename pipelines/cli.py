@@ -189,15 +189,13 @@ def preprocess(
     until
         Stop after tissue or tiles, to look at OUT/report.html first.
     max_bad_tiles
-        Leave out up to this many tiles of a slide that cannot be decoded, named in its bag;
-        a slide with more is quarantined. Tiles without data do not count.
+        Leave out and name up to this many tiles per slide that cannot be decoded.
     allow_quarantined
         Exit 0 with up to this many quarantined slides, a number or a share: 5 or 2%.
     retry_quarantined
         Try slides again that failed before and have not changed.
     redo
-        Make bags again that were made with other settings, lack more bad tiles than allowed now,
-        or have no scores of their tiles.
+        Make bags again that other settings made, or that lack bad tiles or scores.
     settle
         Leave files that changed in the last seconds to the next run: 60 while slides arrive.
     lesions
