@@ -43,8 +43,8 @@ A key that does not exist is an error that names the nearest one.
 """
 
 _COMPONENT_INTRO = """\
-`{key}={name}` names one, `{key}.{setting}={value}` changes one of its settings. In YAML a name
-stands alone, or with its settings: `{key}: {{name: {name}, {setting}: {value}}}`.
+`{key}={name}` names one, `{key}={name} {key}.{setting}={value}` also changes one of its settings.
+In YAML a name stands alone, or with its settings: `{key}: {{name: {name}, {setting}: {value}}}`.
 """
 
 _CLI_INTRO = """\
