@@ -80,7 +80,7 @@ def _full(c: _Channels) -> tuple[Mask, Mask, Mask]:
     foreign = (c.hue >= 35) & (c.hue <= 118) & (c.saturation > 60)
     crimson = (c.red > 130) & (c.green < 60) & (c.blue < 80)
     crimson &= np.asarray(cv2.subtract(c.blue, c.green)) < 30
-    black = (c.bright < 60) & (c.chroma < 40)
+    black = (c.bright < 60) & (c.chroma < 30)
     return foreign, crimson, black
 
 
