@@ -37,6 +37,7 @@ MPP = 0.25
 SIZE0 = (32768, 6144)  # as wide as a slide: OpenSlide keeps 32 MB of file tiles, not a whole row
 TILE_PX = 256
 SQUARE = 768  # of texture, repeated over the slide
+VARIANTS = ((256, "420"), (240, "420"), (512, "420"), (240, "422"), (256, "444"))
 SHARE = 0.3  # of the grid that holds tissue, in blobs as on a slide
 
 Corners = list[tuple[int, int]]
@@ -55,7 +56,7 @@ def main() -> None:
     print("CPU ms per tile of 256 px (medians)")
     print("file tiles   grid       raw    ours  openslide | of raw  x openslide   2 threads, wall")
     with tempfile.TemporaryDirectory() as folder:
-        for edge, subsampling in ((256, "420"), (240, "422"), (512, "420"), (256, "444")):
+        for edge, subsampling in VARIANTS:
             path = Path(folder) / f"{edge}-{subsampling}.svs"
             write_slide(
                 path,

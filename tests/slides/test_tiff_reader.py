@@ -136,10 +136,10 @@ def test_memory_holds_a_few_groups_only(tmp_path, levels, monkeypatch) -> None:
     most = 0
     forget = tiff_tiles.FileTiles._forget
 
-    def counted(self, kept, ahead, last_use, done) -> None:
+    def counted(self, kept, *others) -> None:
         nonlocal most
         most = max(most, len(kept))
-        forget(self, kept, ahead, last_use, done)
+        forget(self, kept, *others)
 
     monkeypatch.setattr(tiff_tiles.FileTiles, "_forget", counted)
     corners = [(x, y) for y in range(0, 800, 64) for x in range(0, 1000, 64)]

@@ -377,6 +377,8 @@ class Slide(ABC):
     def _padded(self, region: Region, view: View) -> Region:
         """Return a region that reaches beyond its level with transparent background there."""
         x, y, w, h = view.box
+        if region.pixels.shape[:2] == (h, w):
+            return region
         left, top, wide, high = self._inside(view)
         if (wide, high) == (w, h):
             return region

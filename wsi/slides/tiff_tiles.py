@@ -17,7 +17,7 @@ from wsi.errors import RegionError
 from wsi.slides.base import Box, Region
 from wsi.slides.tiff_index import TiffLevel, after_application_markers
 
-_GROUP_BYTES = 3 << 20  # decoded at once per thread, to be cut while they are in the cache
+_GROUP_BYTES = 2 << 20  # decoded at once per thread, to be cut while they are in the cache
 _KEPT_BYTES = 192 << 20  # decoded tiles kept for a later row of boxes
 _TASK_TILES = 8  # decoded by a thread at a time
 _READ_BYTES = 4 << 20  # read from the file at once
@@ -61,30 +61,35 @@ class FileTiles:
 
         Boxes count from the level's first pixel; what lies outside of it is transparent.
         A file tile is decoded once and kept while later boxes need it, as far as memory allows;
-        boxes that follow the rows of the slide keep little. Decoding runs one group ahead.
+        boxes that follow the rows of the slide keep little. Threads decode one group ahead.
 
         Args:
             step: 2 decodes at half size (in the frequency domain); boxes are in those pixels.
         """
-        groups, last_use = self._grouped(self._levels[level], boxes, step)
+        groups, last_use = self._grouped(boxes, self._tile_size(level, step))
         kept: dict[Place, _Waiting] = {}
-        following = self._decode(level, groups[0].needed, step) if groups else {}
+        size = self._tile_size(level, step)
         done = 0
         for k, group in enumerate(groups):
-            kept |= following
+            kept |= self._decode(level, group.needed - kept.keys(), step)
             ahead = groups[k + 1].needed if k + 1 < len(groups) else set()
-            following = self._decode(level, ahead - kept.keys(), step)
+            if self._threads > 1:
+                kept |= self._decode(level, ahead - kept.keys(), step)
             for box, places in zip(group.boxes, group.places, strict=True):
-                tiles = {place: kept[place].get() for place in places}
+                tiles = [(place, kept[place].get()) for place in places]
                 done += 1
-                yield self._cut(level, box, tiles, step)
-            self._forget(kept, ahead, last_use, done)
+                yield self._cut(level, box, tiles, size, step)
+            self._forget(kept, ahead, last_use, done, size[0] * size[1] * 3)
+
+    def _tile_size(self, level: int, step: int) -> tuple[int, int]:
+        w, h = self._levels[level].tile
+        return w // step, h // step
 
     def _grouped(
-        self, level: TiffLevel, boxes: Sequence[Box], step: int
+        self, boxes: Sequence[Box], tile: tuple[int, int]
     ) -> tuple[list[_Group], dict[Place, int]]:
         """Return the boxes in groups, and the last box that needs each file tile."""
-        tw, th = level.tile[0] // step, level.tile[1] // step
+        tw, th = tile
         most = max(1, self._threads * _GROUP_BYTES // (tw * th * 3))
         groups: list[_Group] = []
         last_use: dict[Place, int] = {}
@@ -108,15 +113,17 @@ class FileTiles:
         ahead: set[Place],
         last_use: dict[Place, int],
         done: int,
+        tile_bytes: int,
     ) -> None:
         """Drop tiles that no box to come needs, or that would take too much memory."""
-        size = 0
+        room = _KEPT_BYTES // tile_bytes
         for place in list(kept):
             if place in ahead:
                 continue
-            size += kept[place].nbytes
-            if last_use[place] < done or size > _KEPT_BYTES:
-                size -= kept.pop(place).nbytes
+            if last_use[place] < done or room <= 0:
+                del kept[place]
+            else:
+                room -= 1
 
     def _decode(self, level: int, places: set[Place], step: int) -> dict[Place, _Waiting]:
         """Start to decode file tiles, in the order they lie in the file."""
@@ -167,7 +174,7 @@ class FileTiles:
                 pixels = index.decode(bytes(stream))
             else:
                 own = stream[after_application_markers(stream) :] if index.head else stream
-                pixels = _decode_jpeg(index.head + bytes(own), th, tw, step)
+                pixels = _decode_jpeg(b"".join((index.head, own)), th, tw, step)
         except (ValueError, RuntimeError) as error:
             return self._error(place, str(error))
         if pixels.shape != (th // step, tw // step, 3):
@@ -182,36 +189,46 @@ class FileTiles:
         )
 
     def _cut(
-        self, level: int, box: Box, tiles: dict[Place, Decoded], step: int
+        self,
+        level: int,
+        box: Box,
+        tiles: list[tuple[Place, Decoded]],
+        size: tuple[int, int],
+        step: int,
     ) -> Region | RegionError:
         """Return a box cut out of its file tiles; a view where one tile holds all of it."""
         x, y, w, h = box
-        index = self._levels[level]
-        tw, th = index.tile[0] // step, index.tile[1] // step
-        within = _intersection(
-            (x, y, w, h), (0, 0, -(-index.size[0] // step), -(-index.size[1] // step))
-        )
-        if len(tiles) == 1 and within == box:
-            ((r, c), only), *_ = tiles.items()
-            if isinstance(only, np.ndarray):
-                top, left = y - r * th, x - c * tw
-                return Region(only[top : top + h, left : left + w], None, (x, y))
         pixels = np.empty((h, w, 3), np.uint8)
-        alpha = None if within == box else np.zeros((h, w), np.uint8)
-        for (r, c), tile in tiles.items():
-            if isinstance(tile, RegionError):
-                return tile
-            left, top, wide, high = _intersection(within, (c * tw, r * th, tw, th))
-            place = slice(top - y, top - y + high), slice(left - x, left - x + wide)
+        alpha = None
+        for (row, column), tile in tiles:
+            tx, ty = column * size[0] - x, row * size[1] - y  # the tile's corner within the box
+            top, bottom = max(0, ty), min(h, ty + size[1])
+            left, right = max(0, tx), min(w, tx + size[0])
             if tile is None:
                 alpha = np.full((h, w), 255, np.uint8) if alpha is None else alpha
-                alpha[place] = 0
+                alpha[top:bottom, left:right] = 0
+            elif isinstance(tile, RegionError):
+                return tile
             else:
-                top, left = top - r * th, left - c * tw
-                pixels[place] = tile[top : top + high, left : left + wide]
-                if alpha is not None:
-                    alpha[place] = 255
-        return Region(pixels, alpha, (x, y))
+                part = tile[top - ty : bottom - ty, left - tx : right - tx]
+                if len(tiles) == 1:
+                    pixels = part
+                else:
+                    pixels[top:bottom, left:right] = part
+        return Region(pixels, self._without_outside(level, box, step, alpha), (x, y))
+
+    def _without_outside(
+        self, level: int, box: Box, step: int, alpha: NDArray[np.uint8] | None
+    ) -> NDArray[np.uint8] | None:
+        """Return `alpha` with what lies outside the level transparent."""
+        x, y, w, h = box
+        right, bottom = (-(-edge // step) for edge in self._levels[level].size)
+        if x >= 0 and y >= 0 and x + w <= right and y + h <= bottom:
+            return alpha
+        inside = np.zeros((h, w), np.uint8)
+        place = slice(max(0, -y), max(0, bottom - y)), slice(max(0, -x), max(0, right - x))
+        inside[place] = 255 if alpha is None else alpha[place]
+        return inside
 
 
 @dataclass(frozen=True)
@@ -234,10 +251,6 @@ class _Waiting:
     def get(self) -> Decoded:
         return self.task.result()[self.index]
 
-    @property
-    def nbytes(self) -> int:
-        return getattr(self.get(), "nbytes", 0)
-
 
 def _decode_jpeg(stream: bytes, height: int, width: int, step: int) -> Pixels:
     least = (height // step, width // step) if step > 1 else (0, 0)
@@ -252,13 +265,6 @@ def _decode_jpeg(stream: bytes, height: int, width: int, step: int) -> Pixels:
         return simplejpeg.decode_jpeg(
             stream, "RGB", min_height=least[0], min_width=least[1], min_factor=step, strict=False
         )
-
-
-def _intersection(box: Box, other: Box) -> Box:
-    left, top = max(box[0], other[0]), max(box[1], other[1])
-    right = min(box[0] + box[2], other[0] + other[2])
-    bottom = min(box[1] + box[3], other[1] + other[3])
-    return left, top, max(0, right - left), max(0, bottom - top)
 
 
 def _span(index: TiffLevel, place: Place) -> tuple[int, int]:
