@@ -15,6 +15,7 @@ from wsi.extract import embed, locate, make_recipe
 from wsi.slides import open_slide
 from wsi.slides.dress import write_slide
 from wsi.specs import Component, Config
+from wsi.tissue import find_tissue
 
 TILE = 256  # edge of the file's tiles
 MPP = 0.5
@@ -170,3 +171,38 @@ def test_a_corrupt_tile_leaves_no_bag(tmp_path: Path, pixels) -> None:
             embed(slide, located, encoder, recipe, store)
     assert store.infos() == []
     assert store.stray() == []
+
+
+def test_a_thumbnail_shows_all_but_what_cannot_be_decoded(tmp_path: Path, pixels) -> None:
+    path = tmp_path / "scrambled.tif"
+    write_slide(path, [pixels], mpp=MPP)
+    with open_slide(path) as slide:
+        whole = slide.thumbnail(16)
+    assert whole.unreadable is None
+    scramble_tile(path, 5)
+    with open_slide(path) as slide:
+        thumbnail = slide.thumbnail(16)
+    expected = np.zeros((64, 64), bool)
+    expected[16:32, 16:32] = True  # file tile 5 is row 1, column 1, of 16 thumbnail pixels
+    np.testing.assert_array_equal(thumbnail.unreadable, expected)
+    np.testing.assert_array_equal(thumbnail.valid, ~expected)
+    np.testing.assert_array_equal(thumbnail.pixels[~expected], whole.pixels[~expected])
+
+
+def test_what_cannot_be_decoded_counts_as_tissue_and_is_flagged(tmp_path: Path, pixels) -> None:
+    path = tmp_path / "scrambled.tif"
+    write_slide(path, [pixels], mpp=MPP)
+    scramble_tile(path, 0)  # a corner, where there is glass
+    with open_slide(path) as slide:
+        mask, _ = find_tissue(slide, Config().tissue)
+    assert "unreadable" in mask.flags
+    assert mask.fraction(np.array([[0, 0]]), (TILE, TILE)) == pytest.approx(1)
+
+
+def test_a_slide_of_which_nothing_can_be_decoded_is_an_error(tmp_path: Path, pixels) -> None:
+    path = tmp_path / "scrambled.tif"
+    write_slide(path, [pixels[:TILE, :TILE]], mpp=MPP)
+    slide = open_slide(path)
+    scramble_tile(path, 0)
+    with pytest.raises(RegionError, match=r"scrambled\.tif"):
+        slide.thumbnail(16)

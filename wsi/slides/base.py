@@ -22,6 +22,8 @@ _BLOCK_PX = 4_000_000  # level pixels held at once while a thumbnail is built
 _LEVEL_TOLERANCE = 1e-3
 _ROUNDING = 1e-6
 _HALF_OPAQUE = 128
+_UNREADABLE_PX = 8  # thumbnail pixels along an unreadable place that is not searched further
+_MOST_UNREADABLE = 256  # such places; a slide with more is damaged all over
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,8 @@ class Thumbnail:
     Attributes:
         pixels: uint8 (h, w, 3), transparent composited on the background.
         valid: bool (h, w), False where the slide holds no data.
+        unreadable: bool (h, w), True where it holds data that cannot be decoded; None when all
+            can.
         scale: level-0 pixels per thumbnail pixel (x, y).
         origin0: level-0 position (x, y) of the thumbnail's corner.
     """
@@ -131,6 +135,7 @@ class Thumbnail:
     valid: NDArray[np.bool_]
     scale: tuple[float, float]
     origin0: tuple[int, int] = (0, 0)
+    unreadable: NDArray[np.bool_] | None = None
 
 
 class Region(NamedTuple):
@@ -304,17 +309,54 @@ class Slide(ABC):
         most_px = _BLOCK_PX * dx * dy / (scale[0] * scale[1])
         step = max(size) if size[0] * size[1] <= most_px else max(1, math.isqrt(int(most_px)))
         pixels = np.empty((size[1], size[0], 3), np.uint8)
+        pixels[:] = self.info.background
         valid = np.ones((size[1], size[0]), bool)
-        for top in range(0, size[1], step):
-            for left in range(0, size[0], step):
-                part = min(step, size[0] - left), min(step, size[1] - top)
-                corner = x0 + left * scale[0], y0 + top * scale[1]
-                place = slice(top, top + part[1]), slice(left, left + part[0])
+        unreadable = np.zeros((size[1], size[0]), bool)
+        for left, top, part, block in self._blocks(size, step, scale, (x0, y0)):
+            place = slice(top, top + part[1]), slice(left, left + part[0])
+            if block is None:
+                valid[place], unreadable[place] = False, True
+                continue
+            pixels[place] = block.pixels
+            if block.alpha is not None:
+                valid[place] = block.alpha >= _HALF_OPAQUE
+        return Thumbnail(pixels, valid, scale, (x0, y0), unreadable if unreadable.any() else None)
+
+    def _blocks(
+        self,
+        size: tuple[int, int],
+        step: int,
+        scale: tuple[float, float],
+        origin0: tuple[int, int],
+    ) -> Iterator[tuple[int, int, tuple[int, int], Region | None]]:
+        """Yield left, top, size and pixels of blocks of a thumbnail; None for unreadable ones.
+
+        A block that cannot be decoded is halved until what is bad in it is small, so that one
+        damaged file tile does not cost its neighbours.
+
+        Raises:
+            RegionError: all of a thumbnail is unreadable, or too many places of it.
+        """
+        waiting = [
+            (left, top, (min(step, size[0] - left), min(step, size[1] - top)))
+            for top in range(0, size[1], step)
+            for left in range(0, size[0], step)
+        ][::-1]
+        bad, good = 0, 0
+        while waiting:
+            left, top, part = waiting.pop()
+            corner = origin0[0] + left * scale[0], origin0[1] + top * scale[1]
+            try:
                 block = self._scaled(corner, (part[0] * scale[0], part[1] * scale[1]), part)
-                pixels[place] = block.pixels
-                if block.alpha is not None:
-                    valid[place] = block.alpha >= _HALF_OPAQUE
-        return Thumbnail(pixels, valid, scale, (x0, y0))
+            except RegionError:
+                if max(part) > _UNREADABLE_PX:
+                    waiting += _quarters(left, top, part)
+                    continue
+                block, bad = None, bad + 1
+                if bad > _MOST_UNREADABLE or not (good or waiting):
+                    raise
+            good += block is not None
+            yield left, top, part, block
 
     def _scaled(
         self, xy0: tuple[float, float], size0: tuple[float, float], size_px: tuple[int, int]
@@ -403,6 +445,17 @@ class Slide(ABC):
         share = region.alpha[..., None].astype(np.float32) / 255
         colour = np.rint(region.pixels * share + background * (1 - share)).astype(np.uint8)
         return region._replace(pixels=colour)
+
+
+def _quarters(left: int, top: int, size: tuple[int, int]) -> list[tuple[int, int, tuple[int, int]]]:
+    """Return left, top and size of the quarters of a block, the last one first."""
+    w, h = (max(1, edge // 2) for edge in size)
+    return [
+        (x, y, (right - x, bottom - y))
+        for y, bottom in ((top + h, top + size[1]), (top, top + h))
+        for x, right in ((left + w, left + size[0]), (left, left + w))
+        if right > x and bottom > y
+    ]
 
 
 def _owned(pixels: RGB) -> RGB:

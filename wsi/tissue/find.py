@@ -72,13 +72,14 @@ def find_tissue(slide: Slide, spec: TissueSpec) -> tuple[TissueMask, Thumbnail]:
     `min_hole_mm2` filled; without a resolution, areas are taken at `spec.mpp` um per pixel.
 
     Flags: `pen` marker ink was left out; `blur` the slide is far out of focus; `coarse` the slide
-    is so large that its thumbnail is coarser than `spec.mpp`; `relaxed` only lower thresholds
+    is so large that its thumbnail is coarser than `spec.mpp`; `unreadable` parts of it cannot be
+    decoded and count as tissue, so that their tiles are tried; `relaxed` only lower thresholds
     found anything; `whole-bounds` nothing parted the slide, which is full of something, so all
     of it counts; `empty` there is no tissue.
 
     Raises:
         ConfigError: the method has no such parameter.
-        RegionError: the thumbnail cannot be decoded.
+        RegionError: the thumbnail cannot be decoded, or hardly any of it.
     """
     params = METHODS.check(spec.method.name, spec.method.params)
     downsample, flags = _downsample(slide, spec)
@@ -92,6 +93,9 @@ def find_tissue(slide: Slide, spec: TissueSpec) -> tuple[TissueMask, Thumbnail]:
     flags += found.flags + _pen(found, valid) + rung
     if is_blurred(thumbnail.pixels, mask):
         flags += ("blur",)
+    if thumbnail.unreadable is not None:
+        # Nobody knows what is there: its tiles are tried, and counted when they fail.
+        mask, flags = mask | thumbnail.unreadable, (*flags, "unreadable")
     return (
         TissueMask(mask, thumbnail.scale, thumbnail.origin0, spec.method.name, params, flags),
         thumbnail,
