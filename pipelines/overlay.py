@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.console import Console
-from pipelines.own import own_tissue
+from pipelines.own import edited_in_place, outline_path, own_tissue
 from pipelines.slides_csv import Surveyed
 from pipelines.workers import processes
 from wsi.errors import CohortError, SlideError
@@ -170,8 +170,10 @@ def _draw_unusable(item: Surveyed, out: Path, config: Config) -> str:
 
 
 def _write_outline(out: Path, info: SlideInfo, tissue: TissueMask) -> None:
+    if edited_in_place(out, info.slide_id):
+        return  # somebody's work; the run has said so
     shapes = [Shape(part, "Tissue", TISSUE_COLOR) for part in tissue.outlines().geoms]
-    path = out / "tissue" / f"{file_name_of(info.slide_id)}.geojson"
+    path = outline_path(out, info.slide_id)
     write_geojson(path, shapes, (info.bounds0[0], info.bounds0[1]))
 
 

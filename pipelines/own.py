@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.console import Console
+from pipelines.console import Console, counted
 from pipelines.slides_csv import Surveyed
 from wsi.errors import ConfigError, SlideError, WsiError
+from wsi.files import file_name_of
 from wsi.findings import few
+from wsi.geojson import unchanged_hash
 from wsi.slides import SlideFile, SlideInfo
 from wsi.specs import TissueSpec
-from wsi.tissue import OwnTissue, own_spec, read_edits
+from wsi.tissue import OwnTissue, edit_path, own_spec, read_edits
 
 EDITS = "edits"
 """Folder of the outputs that holds imported shapes; runs read it and never write it."""
@@ -57,3 +59,28 @@ def check_own(out: Path, found: Sequence[Surveyed], common: TissueSpec, console:
     for what, n in counts.items():
         if n:
             console.say(f"{n} {'slides have' if n > 1 else 'slide has'} {what}")
+
+
+def outline_path(out: Path, slide_id: str) -> Path:
+    """Return where a run writes the tissue outline of a slide."""
+    return out / "tissue" / f"{file_name_of(slide_id)}.geojson"
+
+
+def edited_in_place(out: Path, slide_id: str) -> bool:
+    """Return whether a person changed an outline where it lies, and did not import it since."""
+    path = outline_path(out, slide_id)
+    if not path.is_file() or unchanged_hash(path) is not None:
+        return False
+    imported = edit_path(out / EDITS, "mask", slide_id)
+    return not imported.is_file() or imported.stat().st_mtime_ns < path.stat().st_mtime_ns
+
+
+def tell_edited_in_place(out: Path, todo: Sequence[Surveyed], console: Console) -> None:
+    """Warn of outlines that were edited but not imported: they are kept, and not used."""
+    ids = [item.file.slide_id for item in todo if edited_in_place(out, item.file.slide_id)]
+    if ids:
+        console.warn(
+            f"{counted(len(ids), 'outline')} in {out / 'tissue'} edited and not imported "
+            f"({few(ids)}): kept, but not used — run wsi tissue import {out / 'tissue'} "
+            f"--out {out}, or remove them"
+        )

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipelines.colour import Colours, write_colour_strip
-from pipelines.console import Console, Tracker
+from pipelines.console import Console, Tracker, counted
 from pipelines.contact_sheet import write_sheet
 from pipelines.lesions import Regions, read_lesions, report_lesions
 from pipelines.overlay import draw_tissue, draw_unusable, show_left_out, write_located
-from pipelines.own import check_own, own_tissue
+from pipelines.own import check_own, own_tissue, tell_edited_in_place
 from pipelines.quarantine import Entry, failed, read_quarantine, write_quarantine
 from pipelines.slides_csv import Surveyed
 from pipelines.survey import (
@@ -37,6 +37,7 @@ from wsi.errors import (
     BagMismatchError,
     ConfigError,
     NeedsUpsamplingError,
+    RegionError,
     SlideError,
     WsiError,
 )
@@ -244,10 +245,11 @@ class _Run:
         todo = list(self._todo())
         kept = sum(self.states.values())
         if kept:
-            self.console.say(f"{kept} slides are done already")
+            self.console.say(f"{counted(kept, 'slide')} done already")
         by_id = {item.file.slide_id: item for item in todo}
         if todo:
-            self.console.say(f"{len(todo)} slides to do, recipe {self.work.bags.name}")
+            self.console.say(f"{counted(len(todo), 'slide')} to do, recipe {self.work.bags.name}")
+        tell_edited_in_place(self.options.out, todo, self.console)
         with self.console.progress("tiles", 0) as track:
             tiles = TileCount(track, len(todo))
             for outcome in self._outcomes(todo, tiles):
@@ -360,7 +362,8 @@ class _Run:
                 self.console.warn(f"{outcome.slide_id} is empty: {outcome.message}")
         else:
             self._quarantine(item, outcome.state, outcome.message, outcome.bad_tiles)
-            self.console.warn(f"{outcome.slide_id}: {outcome.state}: {outcome.message}")
+            if outcome.state != NeedsUpsamplingError.reason:  # the survey has named these
+                self.console.warn(f"{outcome.slide_id}: {outcome.state}: {outcome.message}")
         self._write_quarantine()
 
     def _quarantine(self, item: Surveyed, reason: str, message: str, bad_tiles: int = 0) -> None:
@@ -384,7 +387,7 @@ class _Run:
 
     def _summary(self, sheet: Path) -> int:
         done, empty, bad = self.states["done"], self.states["empty"], len(self.entries)
-        text = f"{len(self.found)} slides: {done} done, {empty} empty, {bad} quarantined"
+        text = f"{counted(len(self.found), 'slide')}: {done} done, {empty} empty, {bad} quarantined"
         self.console.say(text)
         if self.work.until != "tissue":
             self.console.say(tiles_line(done + empty, self.tiles))
@@ -464,6 +467,7 @@ def one_slide(
             if work.pixels.changes_colour and len(located.grid):
                 write_colour_strip(work.out, slide, located.grid, steps)
             if work.recipe is None or encoder is None:
+                _refuse_unreadable(slide, located, work.max_bad_tiles)
                 state = "done" if len(located.grid) else "empty"
                 n = len(located.grid)
                 return Outcome(
@@ -511,6 +515,15 @@ def _locate(work: Work, slide: Slide, own: OwnTissue) -> Located:
         raise
     write_located(work.out, slide, common, located)
     return located
+
+
+def _refuse_unreadable(slide: Slide, located: Located, max_bad_tiles: int) -> None:
+    """Raise RegionError where a thumbnail already shows what reading the tiles would find."""
+    if "unreadable" in located.tissue.flags and not max_bad_tiles:
+        raise RegionError(
+            f"{slide.info.path.name}: parts of it cannot be decoded — copy it again from its "
+            "source, or leave such tiles out with --max-bad-tiles"
+        )
 
 
 _encoder: Encoder | None = None  # one per worker process
@@ -581,7 +594,8 @@ def _plan(config: Config, options: Options, found: Sequence[Surveyed], console: 
     size = tiles * (encoder.dim * (2 if config.precision == "float16" else 4) + 10)
     about = "" if len(sample) == len(usable) else f" (from {len(sample)} slides looked at)"
     console.say(
-        f"would embed {len(usable)} slides, {'about ' if about else ''}{tiles} tiles{about}, "
+        f"would embed {counted(len(usable), 'slide')}, "
+        f"{'about ' if about else ''}{counted(tiles, 'tile')}{about}, "
         f"{size / 1e9:.3g} GB, with {encoder.name} at {tiling.mpp:g} um/px, {tiling.tile_px} px"
     )
     console.say(f"unresolved: {len(found) - len(usable)}; nothing was written")

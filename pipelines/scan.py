@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.config import load_config
-from pipelines.console import Console
+from pipelines.console import Console, counted
 from pipelines.slides_csv import STABLE, Surveyed
 from pipelines.survey import (
     Sources,
@@ -64,7 +64,7 @@ def run(options: Options, spec: SlidesSpec, console: Console) -> int:
     if options.out is not None:
         console.say(f"wrote {options.out}")
     bad = sum(item.status != "ok" for item in found)
-    console.say(f"{len(found)} slides: {len(found) - bad} ready, {bad} not")
+    console.say(f"{counted(len(found), 'slide')}: {len(found) - bad} ready, {bad} not")
     return 3 if bad or sources.closed else 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pipelines.console import counted
 from wsi.bags import DROPPED, BagInfo
 from wsi.errors import ConfigError
 from wsi.findings import few
@@ -28,8 +29,8 @@ def tiles_line(slides: int, counts: Mapping[str, int]) -> str:
     Nothing is said of fates that no tile had.
     """
     reused = f" ({counts['reused']:,} reused)" if counts.get("reused") else ""
-    parts = [f"{counts.get('tiles', 0):,} tiles{reused}", *left_out_words(counts)]
-    return f"{slides:,} slides: {', '.join(parts)}"
+    parts = [f"{counted(counts.get('tiles', 0), 'tile')}{reused}", *left_out_words(counts)]
+    return f"{counted(slides, 'slide')}: {', '.join(parts)}"
 
 
 def left_out_words(counts: Mapping[str, int]) -> list[str]:

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 from pipelines.console import Console
-from pipelines.own import EDITS
+from pipelines.own import EDITS, outline_path
 from pipelines.slides_csv import read_slides_csv
 from wsi.annotations import Area, area_of, is_hole, match_files, read_shapes, share_inside
 from wsi.errors import ConfigError, SlideError
-from wsi.files import file_name_of
 from wsi.geojson import unchanged_hash
 from wsi.slides import SlideInfo, open_slide
 from wsi.tissue import EditKind, Edits, edit_path, read_edits, write_edit
@@ -107,7 +106,7 @@ def _import(options: Options, slide_id: str, slide_path: Path, file: Path) -> Im
 
 def _as_exported(out: Path, slide_id: str, file: Path) -> bool:
     """Return whether a file holds what a run wrote as this slide's tissue, and not an older one."""
-    export = out / "tissue" / f"{file_name_of(slide_id)}.geojson"
+    export = outline_path(out, slide_id)
     stated = unchanged_hash(file)
     if stated is None or not export.is_file() or stated != unchanged_hash(export):
         return False

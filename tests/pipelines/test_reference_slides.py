@@ -31,7 +31,7 @@ FACTS = {
     "generic_nores": ("generic-tiff", 2048, 2048, 4, None, "no-mpp"),
     "generic_72dpi": ("generic-tiff", 2048, 2048, 4, None, "no-mpp"),
     "philips_like_camelyon": ("philips", 2048, 2048, 4, 0.2275, "ok"),
-    "leica": ("leica", 2000, 2000, 4, None, "no-mpp"),
+    "leica": ("leica", 2000, 2000, 4, 0.5, "ok"),
     "trestle": ("trestle", 2048, 2048, 4, None, "no-mpp"),
     "ome_pyramid.ome": ("generic-tiff", 2048, 2048, 4, 0.5, "ok"),
 }

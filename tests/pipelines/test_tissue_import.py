@@ -120,6 +120,24 @@ def test_an_edit_is_never_overwritten_until_it_is_taken_back(
     assert corners(out, "a") == old
 
 
+def test_an_outline_changed_where_it_lies_is_kept_and_told(
+    slide_folder: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outline = draw(out / "tissue" / "a.geojson", (box(0, 0, 512, 512), "Tissue"))
+    drawn = outline.read_bytes()
+    capsys.readouterr()
+    assert preprocess(slide_folder, out, "--until", "tiles") == 0
+    said = capsys.readouterr().err
+    assert "1 outline in" in said
+    assert "not imported (a)" in said
+    assert outline.read_bytes() == drawn
+    assert import_(outline, out) == 0
+    capsys.readouterr()
+    assert preprocess(slide_folder, out) == 0
+    assert "not imported" not in capsys.readouterr().err
+    assert corners(out, "a") == tiles_on(box(0, 0, 512, 512))
+
+
 @pytest.mark.parametrize(("roi", "area"), [("include", DISC & LEFT), ("exclude", DISC - LEFT)])
 def test_a_region_restricts_what_was_found(
     slide_folder: Path, out: Path, tmp_path: Path, roi: str, area: Polygon

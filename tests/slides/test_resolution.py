@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wsi.slides import open_slide
+from wsi.slides.dress import write_slide
 from wsi.slides.resolution import TABLE_WINS, resolve_mpp
 
 
@@ -217,3 +221,15 @@ def test_a_dpi_default_contradicts_nothing() -> None:
 def test_an_implausible_table_wins_nothing() -> None:
     notes = resolve_mpp(properties(0.25), table_mpp=250.0).notes
     assert not any(TABLE_WINS in note for note in notes)
+
+
+def test_a_leica_file_states_its_resolution_in_its_xml(tmp_path) -> None:
+    pixels = np.full((300, 400, 3), 200, np.uint8)
+    path = tmp_path / "a.scn"
+    write_slide(path, [pixels], mpp=(0.25, 0.26), dress="leica")
+    with tifffile.TiffFile(path, mode="r+") as tiff:  # scanners leave the TIFF tags out
+        for name in ("XResolution", "YResolution"):
+            tiff.pages.first.tags[name].overwrite((0, 1))
+    with open_slide(path) as slide:
+        assert slide.info.mpp == pytest.approx((0.25, 0.26))
+        assert slide.info.mpp_source == "scn-xml"

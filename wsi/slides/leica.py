@@ -27,11 +27,13 @@ class ScnArea:
         sizes: pixels (w, h) of every level, finest first.
         origins: first pixel (x, y) on each level as OpenSlide places it, whole pixels of its level.
         ifds: TIFF directory of every level.
+        mpp: um per level-0 pixel (x, y).
     """
 
     sizes: tuple[tuple[int, int], ...]
     origins: tuple[tuple[int, int], ...]
     ifds: tuple[int, ...]
+    mpp: tuple[float, float]
 
     @property
     def downsamples(self) -> tuple[tuple[float, float], ...]:
@@ -117,7 +119,12 @@ def _area(
         sizes=tuple((w, h) for w, h, _ in levels),
         origins=tuple((int(offset[0] / nm), int(offset[1] / nm)) for nm in per_pixel),
         ifds=tuple(ifd for _, _, ifd in levels),
+        mpp=(_um(view, "sizeX") / levels[0][0], _um(view, "sizeY") / levels[0][1]),
     )
+
+
+def _um(view: ElementTree.Element, edge: str) -> float:
+    return int(view.attrib[edge]) / 1000  # SCN counts nanometres
 
 
 def _position(pixel: int, origin: int, stated: float) -> int:

@@ -47,18 +47,19 @@ class OpenSlideReader(Slide):
         self._handle: openslide.OpenSlide | None = None
         self._pid = os.getpid()
         handle = self._open()
-        resolution = resolve_mpp(
-            handle.properties,
-            table_mpp=table_mpp,
-            use_magnification=use_magnification,
-            assume_mpp=assume_mpp,
-        )
         properties, profile = handle.properties, _profile(handle)
         self.level_downsamples = tuple(handle.level_downsamples)
         """OpenSlide's own figures: what it divides level-0 positions by."""
         vendor = properties.get("openslide.vendor", "unknown")
         self.scn = scn_areas(path) if vendor == "leica" else ()
         """Scans on a Leica glass; none for other vendors."""
+        resolution = resolve_mpp(
+            properties,
+            table_mpp=table_mpp,
+            use_magnification=use_magnification,
+            assume_mpp=assume_mpp,
+            scn_mpp=self.scn[0].mpp if self.scn else None,
+        )
         sizes = handle.level_dimensions
         scales = true_downsamples(vendor, sizes, self.level_downsamples, properties)
         if self.scn:

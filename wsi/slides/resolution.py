@@ -43,18 +43,22 @@ def resolve_mpp(
     table_mpp: float | None = None,
     use_magnification: bool = False,
     assume_mpp: float | None = None,
+    scn_mpp: tuple[float, float] | None = None,
 ) -> Resolution:
     """Return the resolution by the first believable source.
 
-    Order: the slide table, OpenSlide's `mpp-x/y`, OME's XML, objective power
+    Order: the slide table, OpenSlide's `mpp-x/y`, Leica's XML, OME's XML, objective power
     (only if allowed), an assumed value (only fills the gap). A value outside 0.05-20 um/px from
     the table or a medical format is `implausible-mpp`; a dpi default or an untagged file is no
     measurement at all, so `no-mpp`.
 
     Args:
         properties: OpenSlide's properties.
+        scn_mpp: um per pixel (x, y) that the XML of a Leica file states; OpenSlide reads TIFF tags
+            only.
     """
-    found = _from_openslide(properties) or _from_ome(properties)
+    stated = (scn_mpp, "scn-xml") if scn_mpp else None
+    found = _from_openslide(properties) or stated or _from_ome(properties)
     if table_mpp is not None:
         given = _judged((table_mpp, table_mpp), "table", properties)
         if given.state != "ok" or found is None:
