@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import statistics
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pipelines.colour import Colours, write_colour_strip
-from pipelines.console import Console, Tracker, counted
+from pipelines.colour import Colours
+from pipelines.console import Console, counted
 from pipelines.contact_sheet import write_sheet
 from pipelines.lesions import Regions, read_lesions, report_lesions
-from pipelines.overlay import draw_tissue, draw_unusable, show_left_out, write_located
+from pipelines.overlay import draw_unusable
 from pipelines.own import check_own, own_tissue, tell_edited_in_place
+from pipelines.plan import say_plan, too_coarse_lines
 from pipelines.quarantine import Entry, failed, read_quarantine, write_quarantine
 from pipelines.slides_csv import Surveyed
+from pipelines.slidework import Outcome, TileCount, Until, Work, in_parallel, one_slide
 from pipelines.survey import (
     SETTLING,
     listed_slides,
@@ -28,29 +27,15 @@ from pipelines.survey import (
     unresolved_lines,
 )
 from pipelines.tilecounts import bad_line, fates, refuse_bad, tiles_line, tiles_result
-from pipelines.workers import check_device, processes, reading_threads
+from pipelines.workers import check_device, reading_threads
 from wsi.bags import create_store
 from wsi.encoders import Encoder, encoder_info, load_encoder
-from wsi.errors import (
-    BadTilesError,
-    BagError,
-    BagMismatchError,
-    ConfigError,
-    NeedsUpsamplingError,
-    RegionError,
-    SlideError,
-    WsiError,
-)
-from wsi.extract import Located, Recipe, Tiling, embed, locate, make_recipe, settle_tiling
-from wsi.findings import few
-from wsi.pixels import PixelPlan, fit_pixels, plan_pixels
-from wsi.slides import Slide, open_slide
+from wsi.errors import BagMismatchError, ConfigError, NeedsUpsamplingError
+from wsi.extract import make_recipe, settle_tiling
+from wsi.pixels import plan_pixels
 from wsi.specs import Config
-from wsi.tissue import METHODS, OwnTissue
+from wsi.tissue import METHODS
 
-Until = Literal["tissue", "tiles", "bags"]
-
-_SAMPLE = 40  # slides whose tissue is looked for in a dry run; the rest is extrapolated
 _TRANSIENT = (
     "no-mpp",
     "implausible-mpp",
@@ -81,48 +66,6 @@ class Options:
     sheet: str = "report"  # file name of the contact sheet, without its suffix
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How one slide ended: `done`, `empty`, or a quarantine reason with its message.
-
-    Attributes:
-        fates: tiles by what became of them, see `pipelines.tilecounts`.
-        warning: which tiles of a bag could not be decoded; empty where all could.
-        bad_tiles: how many tiles could not be decoded where that is why it failed.
-    """
-
-    slide_id: str
-    state: str
-    message: str = ""
-    tiles: int = 0
-    fates: Mapping[str, int] = field(default_factory=dict)
-    warning: str = ""
-    bad_tiles: int = 0
-    colour: str = ""
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a process needs to take slides to bags."""
-
-    config: Config
-    pixels: PixelPlan
-    recipe: Recipe | None
-    bags: Path
-    out: Path
-    device: str
-    until: Until
-    max_bad_tiles: int = 0
-    threads: int = 1
-
-    @property
-    def tiling(self) -> Tiling:
-        """Return the tiling of the recipe, also where no bags are asked for."""
-        if self.recipe is not None:
-            return self.recipe.tiling
-        return settle_tiling(self.config.tiling, encoder_info(self.config.encoder))
-
-
 def run(config: Config, options: Options, console: Console) -> int:
     """Return 0 when every slide is done or empty, 3 when some are quarantined."""
     check_device(options.device)
@@ -135,7 +78,7 @@ def run(config: Config, options: Options, console: Console) -> int:
     check_own(options.out, found, config.tissue, console)
     lesions = read_lesions(options.lesions, found, console) if options.lesions else {}
     if options.dry_run:
-        return _plan(config, options, found, console)
+        return say_plan(config, options.out, found, console)
     if config.slides.no_mpp == "stop" and any(i.status.endswith("mpp") for i in unresolved):
         console.warn("stopped before computing, as slides.no_mpp=stop asks")
         return 3
@@ -177,29 +120,6 @@ def _survey(config: Config, options: Options, console: Console) -> list[Surveyed
         console.say(line)
     tell_passed_over(sources, console)
     return found
-
-
-def is_too_coarse(item: Surveyed, tiling: Tiling) -> bool:
-    """Return whether a slide with a resolution is coarser than the tiling allows."""
-    if item.status != "ok" or item.info is None:
-        return False
-    try:
-        item.info.check_upsampling(tiling.mpp, tiling.max_upsampling)
-    except NeedsUpsamplingError:
-        return True
-    return False
-
-
-def too_coarse_lines(found: Sequence[Surveyed], tiling: Tiling) -> list[str]:
-    """Return a line that names the slides coarser than the tiling allows, if there are any."""
-    ids = [item.file.slide_id for item in found if is_too_coarse(item, tiling)]
-    if not ids:
-        return []
-    which = f"{ids[0]} is" if len(ids) == 1 else f"{len(ids)} slides ({few(ids)}) are"
-    return [
-        f"needs-upsampling: {which} coarser than tiling.mpp={tiling.mpp:g} — ask for a "
-        "coarser tiling.mpp, or allow it with tiling.max_upsampling"
-    ]
 
 
 def recipe_folder(out: Path, recipe: str, store: str) -> Path:
@@ -340,7 +260,7 @@ class _Run:
         if self.options.jobs <= 1 or len(todo) <= 1:
             yield from (one_slide(self.work, item, self.encoder, tiles) for item in todo)
             return
-        for outcome in _in_parallel(self.work, todo, self.options.jobs):
+        for outcome in in_parallel(self.work, todo, self.options.jobs):
             tiles.located(outcome.tiles)
             tiles.read(outcome.tiles)
             yield outcome
@@ -421,144 +341,6 @@ class _Run:
         return report_lesions(self.lesions, found, out, tiling, self.store, self.console, failed)
 
 
-class TileCount:
-    """Progress by tiles; a slide not looked at yet counts as the mean of those that were."""
-
-    def __init__(self, track: Tracker, slides: int) -> None:
-        self._track = track
-        self._slides = slides
-        self._seen = 0
-        self._tiles = 0
-
-    def located(self, tiles: int) -> None:
-        """Note how many tiles one more slide has."""
-        self._seen += 1
-        self._tiles += tiles
-        self._track.expect(round(self._tiles / self._seen * self._slides))
-
-    def read(self, tiles: int) -> None:
-        """Count tiles that are dealt with."""
-        self._track.advance(tiles)
-
-
-def one_slide(
-    work: Work, item: Surveyed, encoder: Encoder | None, tiles: TileCount | None = None
-) -> Outcome:
-    """Take one slide as far as asked; whatever is wrong with it is its outcome, not an error."""
-    config, slide_id = work.config, item.file.slide_id
-    try:
-        with open_slide(
-            item.file.path,
-            slide_id,
-            mpp=item.file.mpp,
-            spec=config.slides,
-            half_dct=config.pixels.half_dct,
-            threads=work.threads,
-        ) as slide:
-            own = own_tissue(work.out, item.file, slide.info, config.tissue)
-            if work.until == "tissue":
-                found = draw_tissue(work.out, slide, config.tissue, own)
-                return Outcome(slide_id, "done" if found else "empty", "no tissue was found")
-            located = _locate(work, slide, own)
-            if tiles is not None:
-                tiles.located(len(located.grid))
-            steps = fit_pixels(slide, located.tissue, located.grid, work.pixels)
-            colour = steps.record.get("colour", "")
-            if work.pixels.changes_colour and len(located.grid):
-                write_colour_strip(work.out, slide, located.grid, steps)
-            if work.recipe is None or encoder is None:
-                _refuse_unreadable(slide, located, work.max_bad_tiles)
-                state = "done" if len(located.grid) else "empty"
-                n = len(located.grid)
-                return Outcome(
-                    slide_id, state, "no tissue was found", n, {"tiles": n}, colour=colour
-                )
-            store = create_store(work.bags, config.store)
-            count = tiles.read if tiles is not None else lambda n: None
-            info = embed(
-                slide,
-                located,
-                encoder,
-                work.recipe,
-                store,
-                steps=steps,
-                max_bad_tiles=work.max_bad_tiles,
-                on_tiles=count,
-            )
-            if info.n < len(located.grid):
-                embedded = store.read(slide_id).xy0 if info.n else located.grid.xy0[:0]
-                show_left_out(work.out, slide, config.tissue, located, embedded)
-            return Outcome(
-                slide_id,
-                info.status,
-                info.reason or "",
-                info.n,
-                fates(info, just_made=True),
-                bad_line(info),
-                colour=colour,
-            )
-    except BadTilesError as error:
-        return Outcome(slide_id, error.reason, str(error), bad_tiles=error.bad)
-    except SlideError as error:
-        return Outcome(slide_id, error.reason, str(error))
-    except BagError as error:
-        return Outcome(slide_id, "non-finite-embedding", str(error))
-
-
-def _locate(work: Work, slide: Slide, own: OwnTissue) -> Located:
-    """Return tissue and tiles, drawn and written; where no tiles can be laid, tissue is drawn."""
-    common = work.config.tissue
-    try:
-        located = locate(slide, common, work.tiling, own)
-    except NeedsUpsamplingError:
-        draw_tissue(work.out, slide, common, own)
-        raise
-    write_located(work.out, slide, common, located)
-    return located
-
-
-def _refuse_unreadable(slide: Slide, located: Located, max_bad_tiles: int) -> None:
-    """Raise RegionError where a thumbnail already shows what reading the tiles would find."""
-    if "unreadable" in located.tissue.flags and not max_bad_tiles:
-        raise RegionError(
-            f"{slide.info.path.name}: parts of it cannot be decoded — copy it again from its "
-            "source, or leave such tiles out with --max-bad-tiles"
-        )
-
-
-_encoder: Encoder | None = None  # one per worker process
-
-
-def _start_worker(work: Work) -> None:
-    global _encoder
-    if work.recipe is not None:
-        import torch
-
-        torch.set_num_threads(1)
-        _encoder = load_encoder(work.config.encoder, work.device)
-
-
-def _in_worker(work: Work, item: Surveyed) -> Outcome:
-    return one_slide(work, item, _encoder)
-
-
-def _in_parallel(work: Work, todo: Sequence[Surveyed], jobs: int) -> Iterator[Outcome]:
-    with processes(min(jobs, len(todo)), _start_worker, (work,)) as pool:
-        futures: dict[Future[Outcome], Surveyed] = {
-            pool.submit(_in_worker, work, item): item for item in todo
-        }
-        for future in as_completed(futures):
-            try:
-                yield future.result()
-            except BrokenProcessPool:
-                yield Outcome(
-                    futures[future].file.slide_id,
-                    "decoder-crash",
-                    "a worker process died while slides were read — rerun with --jobs 1 and "
-                    "--retry-quarantined to find the slide",
-                )
-
-
 def allowed_quarantined(text: str, total: int) -> int:
     """Return how many quarantined slides `N` or `P%` allow.
 
@@ -571,43 +353,6 @@ def allowed_quarantined(text: str, total: int) -> int:
         return int(text)
     except ValueError:
         raise ConfigError(f"--allow-quarantined {text}: give a number, or a share as 5%") from None
-
-
-def _plan(config: Config, options: Options, found: Sequence[Surveyed], console: Console) -> int:
-    """Say what a run would do; nothing is written."""
-    encoder = encoder_info(config.encoder)
-    tiling = settle_tiling(config.tiling, encoder)
-    usable = [item for item in found if item.status == "ok" and not is_too_coarse(item, tiling)]
-    sample = usable[:: max(1, len(usable) // _SAMPLE)]
-    counts = []
-    with console.progress("looking for tissue", len(sample)) as track:
-        for item in sample:
-            try:
-                path, slide_id, mpp = item.file.path, item.file.slide_id, item.file.mpp
-                with open_slide(path, slide_id, mpp=mpp, spec=config.slides) as slide:
-                    own = own_tissue(options.out, item.file, slide.info, config.tissue)
-                    counts.append(len(locate(slide, config.tissue, tiling, own).grid))
-            except WsiError as error:
-                console.warn(f"{item.file.slide_id}: {error}")
-            track.advance()
-    tiles = round(statistics.mean(counts) * len(usable)) if counts else 0
-    size = tiles * (encoder.dim * (2 if config.precision == "float16" else 4) + 10)
-    about = "" if len(sample) == len(usable) else f" (from {len(sample)} slides looked at)"
-    console.say(
-        f"would embed {counted(len(usable), 'slide')}, "
-        f"{'about ' if about else ''}{counted(tiles, 'tile')}{about}, "
-        f"{size / 1e9:.3g} GB, with {encoder.name} at {tiling.mpp:g} um/px, {tiling.tile_px} px"
-    )
-    console.say(f"unresolved: {len(found) - len(usable)}; nothing was written")
-    console.result(
-        {
-            "slides": len(usable),
-            "unresolved": len(found) - len(usable),
-            "tiles": tiles,
-            "bytes": size,
-        }
-    )
-    return 3 if len(usable) < len(found) else 0
 
 
 def _differences(old: dict, new: dict) -> str:
