@@ -98,7 +98,7 @@ def histogram_lines(bins: Sequence[MppBin]) -> list[str]:
     table += [
         (
             found.site or "-",
-            "none" if found.mpp is None else f"{found.mpp:.4g}",
+            found.text,
             str(len(found.slide_ids)),
             _counted(found.vendors),
             _counted(found.sources),
@@ -115,9 +115,9 @@ def _outliers(bins: Sequence[MppBin]) -> list[str]:
     for found in bins:
         if found.outlying:
             here = [b for b in bins if b.site == found.site and b.mpp is not None]
-            counts = ", ".join(f"{b.mpp:.4g} x{len(b.slide_ids)}" for b in here)
+            counts = ", ".join(f"{b.text} x{len(b.slide_ids)}" for b in here)
             where = f"{found.site}: " if found.site else ""
-            lines.append(f"outliers: {where}{counts}: {few(found.slide_ids)} ({found.mpp:.4g})")
+            lines.append(f"outliers: {where}{counts}: {few(found.slide_ids)} ({found.text})")
     return lines
 
 

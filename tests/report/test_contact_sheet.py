@@ -127,9 +127,22 @@ def test_resolutions_within_two_percent_are_one_bin_of_a_site() -> None:
         SlideCard("x", "quarantined", site="a"),
     ]
     assert mpp_bins(cards) == {
-        "a": [(pytest.approx(0.2268), 1), (pytest.approx(0.2426), 3)],
-        "b": [(pytest.approx(1.0), 1)],
+        "a": [("0.2268", 1), ("0.2425-0.243", 3)],
+        "b": [("1", 1)],
     }
+
+
+def test_a_slide_without_a_site_or_a_resolution_is_told_as_that(tmp_path: Path, parsed) -> None:
+    cards = [
+        done("a", mpp=0.499),
+        done("b", mpp=0.5),
+        done("c", mpp=0.25, site="north"),
+        SlideCard("bare", "quarantined", "no-mpp", size0=(100, 100)),
+        SlideCard("unopened", "quarantined", "open-failed"),
+    ]
+    text = write_contact_sheet(tmp_path, cards)[0].read_text(encoding="utf-8")
+    said = re.sub(r"\s+", " ", " ".join(parsed(text).words))
+    assert "no site 0.499-0.5 2 north 0.25 1 1 without a resolution." in said
 
 
 # -- the page ----------------------------------------------------------------------------------

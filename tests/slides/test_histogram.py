@@ -46,6 +46,16 @@ def test_a_bin_ends_2_percent_above_its_smallest_value() -> None:
     assert [b.slide_ids for b in bins] == [("s0", "s1"), ("s2", "s3")]
 
 
+def test_a_bin_of_different_values_is_shown_as_their_range() -> None:
+    values = [0.5, 0.499, 0.25, 0.25]
+    bins = mpp_bins(("", slide(f"s{k}", value)) for k, value in enumerate(values))
+    assert [(b.low, b.high, b.text) for b in bins] == [
+        (0.25, 0.25, "0.25"),
+        (0.499, 0.5, "0.499-0.5"),
+    ]
+    assert mpp_bins([("", slide("bare", None))])[0].text == "none"
+
+
 def test_sites_are_apart_and_slides_without_resolution_last() -> None:
     bins = mpp_bins(
         [

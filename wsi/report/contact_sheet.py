@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from wsi.files import publish
 from wsi.report.pictures import small_data_uri
 from wsi.report.templates import script, template
-from wsi.slides.histogram import grouped
+from wsi.slides.histogram import grouped, range_text
 
 State = Literal["quarantined", "empty", "waiting", "done"]
 
@@ -42,6 +42,7 @@ class SlideCard:
         picture: JPEG of its overlay, and `link` leads there from the page's folder.
         considered: tiles of the whole grid, of which `tiles` are kept.
         mpp: um per level-0 pixel (x, y).
+        size0: level-0 pixels (w, h); None where the file cannot be opened.
         flags: what a user should know: `pen`, `blur`, `assumed mpp`, ...
     """
 
@@ -137,14 +138,17 @@ def natural(text: str) -> tuple[tuple[int, str], ...]:
     return tuple((int(part), "") if k % 2 else (0, part) for k, part in enumerate(parts))
 
 
-def mpp_bins(cards: Sequence[SlideCard]) -> dict[str, list[tuple[float, int]]]:
-    """Return per site the resolutions found: the median of values within 2 %, and how many."""
+def mpp_bins(cards: Sequence[SlideCard]) -> dict[str, list[tuple[str, int]]]:
+    """Return per site the resolutions found: the range of values within 2 %, and how many."""
     by_site: dict[str, list[float]] = {}
     for card in cards:
         if card.mpp is not None:
             by_site.setdefault(card.site, []).append(math.sqrt(math.prod(card.mpp)))
     return {
-        site: [(float(np.median(group)), len(group)) for group in grouped(sorted(values), float)]
+        site: [
+            (range_text(group[0], group[-1]), len(group))
+            for group in grouped(sorted(values), float)
+        ]
         for site, values in sorted(by_site.items())
     }
 
@@ -215,7 +219,7 @@ def _head(placed: Sequence[Placed], settings: Mapping[str, str]) -> dict[str, An
         "tissue_mm2": sum(card.tissue_mm2 or 0.0 for card in cards),
         "bins": bins,
         "most": max((n for found in bins.values() for _, n in found), default=1),
-        "no_mpp": sum(card.mpp is None for card in cards),
+        "no_mpp": sum(card.mpp is None and card.size0 is not None for card in cards),
         "settings": settings,
     }
 

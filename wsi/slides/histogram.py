@@ -25,6 +25,7 @@ class MppBin:
 
     Attributes:
         mpp: median um per level-0 pixel, x and y averaged; None for slides without.
+        low, high: its smallest and largest value; None for slides without.
         slide_ids: in order.
         vendors: how many slides of which vendor.
         sources: how many slides have it from where: openslide, table, ...
@@ -33,10 +34,27 @@ class MppBin:
 
     site: str
     mpp: float | None
+    low: float | None
+    high: float | None
     slide_ids: tuple[str, ...]
     vendors: Mapping[str, int]
     sources: Mapping[str, int]
     outlying: bool = False
+
+    @property
+    def text(self) -> str:
+        """Return what people are shown of its values: `0.2425`, `0.499-0.5` or `none`."""
+        return "none" if self.low is None or self.high is None else range_text(self.low, self.high)
+
+
+def range_text(low: float, high: float) -> str:
+    """Return the values of a bin in four digits, as a range where it holds different ones.
+
+    >>> range_text(0.499, 0.5), range_text(0.2425, 0.2425)
+    ('0.499-0.5', '0.2425')
+    """
+    first, last = f"{low:.4g}", f"{high:.4g}"
+    return first if first == last else f"{first}-{last}"
 
 
 def mpp_bins(slides: Iterable[tuple[str, SlideInfo]]) -> list[MppBin]:
@@ -72,9 +90,12 @@ def _bins_of(site: str, infos: list[SlideInfo]) -> list[MppBin]:
 
 
 def _bin(site: str, infos: list[SlideInfo], outlying: bool) -> MppBin:
+    values = [_mean(info) for info in infos if info.mpp is not None]
     return MppBin(
         site,
-        None if infos[0].mpp is None else statistics.median(map(_mean, infos)),
+        statistics.median(values) if values else None,
+        min(values, default=None),
+        max(values, default=None),
         tuple(sorted(info.slide_id for info in infos)),
         dict(Counter(info.vendor for info in infos).most_common()),
         dict(Counter(info.mpp_source for info in infos).most_common()),
