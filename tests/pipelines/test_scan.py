@@ -8,12 +8,15 @@ import os
 import shutil
 import subprocess
 import sys
+from errno import EACCES
 from pathlib import Path
 
 import pytest
 
 from pipelines.cli import run_command
 from pipelines.slides_csv import COLUMNS
+from wsi.errors import SlideOpenError
+from wsi.slides import open_slide
 from wsi.slides.dress import pyramid, write_slide
 
 
@@ -226,6 +229,19 @@ def test_a_slide_that_may_not_be_read_is_a_row(slide_folder: Path, tmp_path: Pat
     path.write_bytes((slide_folder / "glass.tif").read_bytes())
     path.chmod(0)
     assert scan(path, "--out", tmp_path / "s.csv") == 3
+    assert rows(tmp_path / "s.csv")["x"]["status"] == "io-error"
+
+
+def test_a_slide_closed_to_us_is_not_called_damaged(
+    slide_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, *_: object) -> None:
+        raise PermissionError(EACCES, os.strerror(EACCES), str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(SlideOpenError, match=r"glass\.tif .*Permission.* — check its perm") as told:
+        open_slide(slide_folder / "glass.tif")
+    assert told.value.reason == "io-error"
 
 
 def test_the_command_runs_as_a_program_without_torch(slide_folder: Path) -> None:

@@ -47,7 +47,8 @@ def open_slide(
         threads: that decode JPEG tiles side by side.
 
     Raises:
-        SlideOpenError: no such file, no reader knows the format, or the file is damaged.
+        SlideOpenError: no such file, it may not be read, no reader knows the format, or it is
+            damaged.
     """
     path = Path(path)
     spec = spec or SlidesSpec()
@@ -55,6 +56,7 @@ def open_slide(
         raise SlideOpenError(f"{path.name}: no such file — check the path", "missing-file")
     if path.stat().st_size == 0:
         raise SlideOpenError(f"{path.name} is empty — copy it again from its source")
+    _check_readable(path)
     options: dict[str, Any] = {
         "table_mpp": mpp,
         "use_magnification": spec.use_magnification,
@@ -71,3 +73,13 @@ def open_slide(
         except UnfitError as error:
             note = str(error)
     return READERS.load("openslide")(path, slide_id, **options, note=note)
+
+
+def _check_readable(path: Path) -> None:
+    """Raise SlideOpenError where the file is closed to us; readers would call it damaged."""
+    try:
+        path.open("rb").close()
+    except PermissionError as error:
+        raise SlideOpenError(
+            f"{path.name} cannot be read ({error.strerror}) — check its permissions", "io-error"
+        ) from error
