@@ -81,6 +81,13 @@ def test_a_medical_format_that_says_nonsense_is_implausible(vendor: str, value: 
     assert f"{value:g}" in found.notes[0]
 
 
+def test_a_picture_of_a_whole_glass_may_be_right_and_too_coarse() -> None:
+    coarse, fine = (resolve_mpp(properties(v, vendor="dicom")).notes[0] for v in (28.97, 0.01))
+    assert "too coarse for tiles: leave it out" in coarse
+    assert "mpp column" in coarse
+    assert "too coarse" not in fine
+
+
 @pytest.mark.parametrize("value", [0.05, 20])
 def test_the_ends_of_the_range_are_believed(value: float) -> None:
     assert resolve_mpp(properties(value)).mpp == (value, value)

@@ -91,10 +91,10 @@ def _contradiction(table_mpp: float, own: tuple[float, float], source: str) -> t
 def _judged(mpp: tuple[float, float], source: str, properties: Mapping[str, str]) -> Resolution:
     low, high = MPP_RANGE
     if not all(low <= value <= high for value in mpp):
-        reason = (
-            f"{source} says {mpp[0]:.6g} um/px, outside {low:g}-{high:g} — "
-            "give the right one in an mpp column of the slide table"
-        )
+        remedy = "give the right one in an mpp column of the slide table"
+        if min(mpp) > high and source != "table":
+            remedy = f"if that is right, it is too coarse for tiles: leave it out; else {remedy}"
+        reason = f"{source} says {mpp[0]:.6g} um/px, outside {low:g}-{high:g} — {remedy}"
         return Resolution(None, source, "implausible-mpp", (reason,))
     notes = []
     if not agree(*mpp):
