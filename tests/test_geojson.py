@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
-from shapely import MultiPolygon, Polygon, box
+from shapely import MultiPolygon, Point, Polygon, box
 
 from wsi.errors import SlideError
 from wsi.geojson import Shape, read_geojson, write_geojson
@@ -57,6 +58,13 @@ def test_a_bare_list_of_features_and_missing_properties_are_read(tmp_path: Path)
     assert [(s.geometry.x, s.geometry.y, s.name) for s in found] == [(3, 4, "")] * 2  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def test_a_feature_by_itself_is_read(tmp_path: Path) -> None:
+    feature = {"type": "Feature", "geometry": {"type": "Point", "coordinates": [3, 4]}}
+    (tmp_path / "a.geojson").write_text(json.dumps(feature))
+    (found,) = read_geojson(tmp_path / "a.geojson", (10, 20))
+    assert found.geometry.equals(Point(13, 24))
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -68,14 +76,17 @@ def test_a_bare_list_of_features_and_missing_properties_are_read(tmp_path: Path)
         '{"features": [{"geometry": {"type": "Polygon", "coordinates": [[[0, 0], [1, 1]]]}}]}',
         '{"features": [{"geometry": {"type": "Blob", "coordinates": []}}]}',
         '{"features": ["x"]}',
+        '{"type": "Feature"}',
+        '{"type": "Feature", "geometry": {"type": "Polygon"}}',
         '{"features": [{"geometry": {"type": "Point", "coordinates": [0, 0]}, "properties":'
         ' {"classification": {"name": "x", "color": [1]}}}]}',
     ],
 )
 def test_what_is_no_geojson_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "shapes.geojson").write_text(text)
-    with pytest.raises(SlideError, match=r"shapes\.geojson is no GeoJSON.* — "):
+    with pytest.raises(SlideError, match=r"shapes\.geojson is no GeoJSON.* — ") as told:
         read_geojson(tmp_path / "shapes.geojson")
+    assert not re.search(r"\('\w+'\)|object|attribute|NoneType", str(told.value))
 
 
 def test_bytes_that_are_no_text_are_named(tmp_path: Path) -> None:

@@ -65,16 +65,16 @@ def write_geojson(path: Path, shapes: Sequence[Shape], origin0: tuple[int, int] 
 def read_geojson(path: Path, origin0: tuple[int, int] = (0, 0)) -> list[Shape]:
     """Return the shapes of a GeoJSON file, plain or zipped, in level-0 pixels of the slide.
 
+    The file holds a FeatureCollection, a list of features, or one feature.
+
     Raises:
         SlideError: the file is not GeoJSON or a geometry is malformed.
     """
     try:
-        content = _content(path)
-        features = content["features"] if isinstance(content, dict) else content
-        return [_shape(feature, origin0) for feature in features]
+        return [_shape(feature, origin0) for feature in _features(_content(path))]
     except _MALFORMED as error:
         raise SlideError(
-            f"{path.name} is no GeoJSON FeatureCollection ({error}) — export it again"
+            f"{path.name} is no GeoJSON of features{_told(error)} — export it again"
         ) from error
 
 
@@ -100,6 +100,21 @@ def _content(path: Path) -> Any:
         if inside[0].file_size > _MAX_UNZIPPED:
             raise ValueError(f"{inside[0].file_size} bytes unzipped")
         return json.loads(archive.read(inside[0]).decode())
+
+
+def _features(content: Any) -> list[dict[str, Any]]:
+    if isinstance(content, dict) and content.get("type") == "Feature":
+        return [content]
+    return content["features"] if isinstance(content, dict) else content
+
+
+def _told(error: Exception) -> str:
+    """Return what is wrong in words for people; nothing where Python alone would understand."""
+    if isinstance(error, KeyError):
+        return f" (something in it has no '{error.args[0]}')"
+    if isinstance(error, ValueError | ShapelyError | zipfile.BadZipFile):
+        return f" ({error})"
+    return ""
 
 
 def _feature(index: int, item: Shape, origin0: tuple[int, int]) -> dict[str, Any]:
