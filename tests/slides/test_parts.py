@@ -10,7 +10,12 @@ import pytest
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
+from wsi.errors import SlideOpenError
+from wsi.slides import open_slide
 from wsi.slides.parts import parts_of, stamp_of
+
+WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
+CT = "1.2.840.10008.5.1.4.1.1.2"
 
 
 def put(path: Path, size: int, mtime_ns: int = 10**18) -> Path:
@@ -25,13 +30,14 @@ def stamp(path: Path) -> tuple[int, int] | None:
     return (found.size_bytes, found.mtime_ns) if found else None
 
 
-def dicom(path: Path, series: str) -> Path:
+def dicom(path: Path, series: str, kind: str = WHOLE_SLIDE) -> Path:
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = UID("1.2.840.10008.5.1.4.1.1.77.1.6")
+    meta.MediaStorageSOPClassUID = UID(kind)
     meta.MediaStorageSOPInstanceUID = generate_uid()
     dataset = pydicom.Dataset()
     dataset.file_meta = meta
+    dataset.SOPClassUID = UID(kind)
     dataset.SeriesInstanceUID = series
     dataset.save_as(path, enforce_file_format=True)
     return path
@@ -98,3 +104,16 @@ def test_an_index_that_is_no_text_has_no_parts(tmp_path: Path, suffix: str) -> N
     path = tmp_path / f"a{suffix}"
     path.write_bytes(bytes(range(256)))
     assert parts_of(path) == (path,)
+
+
+def test_dicom_of_something_else_is_not_called_damaged(tmp_path: Path) -> None:
+    other, slide = (dicom(tmp_path / f"{k[-4:]}.dcm", "1.2", k) for k in (CT, WHOLE_SLIDE))
+    with pytest.raises(SlideOpenError, match="is a DICOM file, but no whole-slide image") as told:
+        open_slide(other)
+    assert told.value.reason == "unsupported-format"
+    with pytest.raises(SlideOpenError, match="cannot be opened"):  # it lacks all but its kind
+        open_slide(slide)
+    cut = put(tmp_path / "cut.dcm", 200)
+    cut.write_bytes(other.read_bytes()[:140])
+    with pytest.raises(SlideOpenError, match="is damaged, or"):
+        open_slide(cut)

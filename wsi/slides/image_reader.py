@@ -14,6 +14,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from wsi.errors import RegionError, SlideOpenError
 from wsi.files import sampled_fingerprint, sha256_bytes
 from wsi.slides.base import Region, Slide, SlideInfo
+from wsi.slides.parts import is_other_dicom
 from wsi.slides.profile import profile_name
 from wsi.slides.resolution import resolve_mpp
 
@@ -85,9 +86,11 @@ class ImageReader(Slide):
                 with Image.open(self._path) as image:
                     yield image
         except (UnidentifiedImageError, Image.DecompressionBombError) as error:
+            what = "is damaged, or neither a slide nor an image that can be read — copy it again,"
+            if is_other_dicom(self._path):
+                what = "is a DICOM file, but no whole-slide image —"
             raise SlideOpenError(
-                f"{self._path.name} is damaged, or neither a slide nor an image that can be read — "
-                "copy it again, convert it, or take it off the list",
+                f"{self._path.name} {what} convert it, or take it off the list",
                 "unsupported-format",
             ) from error
         except (OSError, ValueError, SyntaxError, TypeError) as error:

@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 MULTIFILE_SUFFIXES = frozenset([".mrxs", ".vms", ".vmu", ".dcm"])
+_WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"  # VL Whole Slide Microscopy Image Storage
 _INDEX_BYTES = 1 << 20  # a Hamamatsu index is a few KiB of text
 
 
@@ -85,3 +86,18 @@ def _series(path: Path) -> str | None:
     except (InvalidDicomError, OSError):
         return None
     return str(header.get("SeriesInstanceUID", "")) or None
+
+
+def is_other_dicom(path: Path) -> bool:
+    """Return whether a file is sound DICOM of something else than a whole slide."""
+    with path.open("rb") as handle:
+        if handle.read(132)[128:] != b"DICM":
+            return False
+    import pydicom
+    from pydicom.errors import InvalidDicomError
+
+    try:
+        header = pydicom.dcmread(path, specific_tags=["SOPClassUID"], stop_before_pixels=True)
+    except (InvalidDicomError, OSError, ValueError):
+        return False
+    return header.get("SOPClassUID") not in (None, "", _WHOLE_SLIDE)
