@@ -125,12 +125,11 @@ class _Parser:
             slide_id = self._cell(line, "slide_id") or ""
         else:
             slide_id = self._derived.get(path or "", "")
-        if not self._usable(line, slide_id):
-            return None
+        usable = self._usable(line, slide_id)  # the other cells are checked all the same
         patient = self._cell(line, "patient_id")
         if patient is None and self.require_patient:
             self._bad(line, "patient_id", "missing patient", "missing-patient", slide_id)
-        return SlideRow(
+        row = SlideRow(
             slide_id,
             patient or "",
             self.table.path.parent / path if path else None,
@@ -141,6 +140,7 @@ class _Parser:
             line.number,
             {name: line.cells[c] for c, name in self.settings.items() if line.cells[c]},
         )
+        return row if usable else None
 
     def _usable(self, line: Line, slide_id: str) -> bool:
         column = "slide_id" if self.names["slide_id"] else "path"
