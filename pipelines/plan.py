@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich import filesize
+
 from pipelines.console import Console, counted
 from pipelines.own import own_tissue
 from pipelines.slides_csv import Surveyed
@@ -65,7 +67,8 @@ def say_plan(config: Config, out: Path, found: Sequence[Surveyed], console: Cons
     console.say(
         f"would embed {counted(len(usable), 'slide')}, "
         f"{'about ' if about else ''}{counted(tiles, 'tile')}{about}, "
-        f"{size / 1e9:.3g} GB, with {encoder.name} at {tiling.mpp:g} um/px, {tiling.tile_px} px"
+        f"{filesize.decimal(size)}, with {encoder.name} at {tiling.mpp:g} um/px, "
+        f"{tiling.tile_px} px"
     )
     console.say(f"unresolved: {len(found) - len(usable)}; nothing was written")
     console.result(

@@ -73,15 +73,15 @@ def run(config: Config, options: Options, console: Console) -> int:
     METHODS.check(config.tissue.method.name, config.tissue.method.params)
     pixels = plan_pixels(config.pixels)
     encoder_info(config.encoder)
-    found = _survey(config, options, console)
+    found, closed = _survey(config, options, console)
     unresolved = [item for item in found if item.status != "ok"]
     check_own(options.out, found, config.tissue, console)
     lesions = read_lesions(options.lesions, found, console) if options.lesions else {}
-    if options.dry_run:
-        return say_plan(config, options.out, found, console)
     if config.slides.no_mpp == "stop" and any(i.status.endswith("mpp") for i in unresolved):
         console.warn("stopped before computing, as slides.no_mpp=stop asks")
         return 3
+    if options.dry_run:
+        return max(say_plan(config, options.out, found, console), closed and 3)
     encoder = load_encoder(config.encoder, options.device) if options.until == "bags" else None
     recipe = make_recipe(config, encoder) if encoder else None
     folder = recipe_folder(options.out, recipe.name, config.store) if recipe else options.out
@@ -96,11 +96,12 @@ def run(config: Config, options: Options, console: Console) -> int:
         options.max_bad_tiles,
         reading_threads(options.jobs),
     )
-    return _Run(work, options, found, console, encoder, lesions).go()
+    code = _Run(work, options, found, console, encoder, lesions).go()
+    return max(code, closed and 3)
 
 
-def _survey(config: Config, options: Options, console: Console) -> list[Surveyed]:
-    """Return all slides looked at, after saying what is wrong with which."""
+def _survey(config: Config, options: Options, console: Console) -> tuple[list[Surveyed], int]:
+    """Return all slides looked at and the number of folders that may not be, after saying both."""
     sources = listed_slides(options.slides)
     if not sources.files:
         raise ConfigError(f"no slides below {options.slides[0]} — check the path")
@@ -119,7 +120,7 @@ def _survey(config: Config, options: Options, console: Console) -> list[Surveyed
     for line in note_lines(found):
         console.say(line)
     tell_passed_over(sources, console)
-    return found
+    return found, len(sources.closed)
 
 
 def recipe_folder(out: Path, recipe: str, store: str) -> Path:

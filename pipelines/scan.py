@@ -56,9 +56,12 @@ def run(options: Options, spec: SlidesSpec, console: Console) -> int:
         slides_csv=options.out,
     )
     bins = mpp_bins((item.file.site, item.info) for item in found if item.info is not None)
-    console.table(_SHOWN, (_shown(item) for item in found), "slides")
+    if not console.quiet:
+        console.table(_SHOWN, (_shown(item) for item in found), "slides")
     console.result(_document(found, bins, sources))
-    for line in (*unresolved_lines(found), *note_lines(found), *histogram_lines(bins)):
+    for line in unresolved_lines(found):
+        console.warn(line)
+    for line in (*note_lines(found), *histogram_lines(bins)):
         console.say(line)
     tell_passed_over(sources, console)
     if options.out is not None:

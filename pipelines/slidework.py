@@ -119,6 +119,8 @@ def one_slide(
                 _refuse_unreadable(slide, located, work.max_bad_tiles)
                 state = "done" if len(located.grid) else "empty"
                 n = len(located.grid)
+                if tiles is not None:
+                    tiles.read(n)
                 return Outcome(
                     slide_id, state, "no tissue was found", n, {"tiles": n}, colour=colour
                 )

@@ -7,7 +7,9 @@ from typing import ClassVar
 
 import cv2
 import numpy as np
+import openslide
 import pytest
+import simplejpeg
 import torch
 
 from wsi.bags import create_store
@@ -83,6 +85,16 @@ def test_every_setting_that_matters_changes_the_key(slide_folder: Path, encoder)
     later = {"fit": {"epochs": 3}, "store": "zarr", "data": {"max_blur": 0.5}}
     unrelated = Config.model_validate(full | later)
     assert make_recipe(unrelated, encoder).provenance(info).key == keys[0]
+
+
+def test_a_bag_names_what_decoded_it(slide_folder: Path, encoder, tmp_path: Path) -> None:
+    recipe = make_recipe(config(), encoder)
+    store = create_store(tmp_path, "h5")
+    with open_slide(slide_folder / "a.svs") as slide:
+        info = embed(slide, locate(slide, recipe.tissue, recipe.tiling), encoder, recipe, store)
+    assert info.versions["openslide"] == openslide.__library_version__
+    assert info.versions["simplejpeg"] == simplejpeg.__version__
+    assert {"wsi", "python", "torch", "timm"} <= info.versions.keys()
 
 
 def test_the_key_needs_no_tissue_search(slide_folder: Path, encoder) -> None:

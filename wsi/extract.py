@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
 import numpy as np
+import openslide
 
 from wsi.bags import (
     DROPPED,
@@ -232,6 +234,7 @@ def embed(
     earlier = earlier_rows(store, info.slide_id, made, grid.xy0)
     with store.writer(info.slide_id, len(grid), encoder.info.dim, made) as writer:
         writer.counts.update(counts)
+        writer.versions.update(_versions())
         rows = Interleaved(writer, earlier, grid.xy0, grid.tissue)
         work = _Embedding(grid, encoder, recipe, rule, steps, writer, rows)
         for part in tile_batches(slide, grid, batch, max_bad_tiles, earlier.fresh):
@@ -325,6 +328,12 @@ class _Embedding:
                 "copy the slide again from its source",
                 0,
             )
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions of what decodes, resizes and encodes tiles."""
+    found = {name: version(name) for name in ("simplejpeg", "tifffile", "pillow", "torch", "timm")}
+    return found | {"openslide": openslide.__library_version__, "opencv": cv2.__version__}
 
 
 def _features(encoder: Encoder, tiles: np.ndarray) -> np.ndarray:

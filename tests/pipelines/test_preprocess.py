@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -19,7 +20,7 @@ import tifffile
 from pipelines.cli import run_command
 from wsi.bags import BagStore, open_store
 from wsi.geojson import read_geojson
-from wsi.slides import open_slide
+from wsi.slides import open_slide, search_archive
 from wsi.slides.dress import pyramid, write_slide
 
 SETTINGS = ("tiling.mpp=1.0", "tiling.tile_px=64")
@@ -413,8 +414,12 @@ def test_a_resolution_may_be_assumed_for_gaps_only(mixed: Path, tmp_path: Path) 
     assert (rows["a"]["mpp"], rows["a"]["mpp_source"]) == ("0.5", "openslide")
 
 
-def test_a_run_may_stop_before_computing(mixed: Path, tmp_path: Path) -> None:
+def test_a_run_may_stop_before_computing(
+    mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
+    assert preprocess(mixed, out, "slides.no_mpp=stop", "--dry-run") == 3
+    assert "would embed" not in capsys.readouterr().err
     assert preprocess(mixed, out, "slides.no_mpp=stop") == 3
     assert (out / "slides.csv").exists()
     assert not (out / "bags").exists()
@@ -517,3 +522,14 @@ def test_the_program_says_what_was_misspelt_on_one_line(slide_folder: Path, tmp_
     assert wrong.stderr.count("\n") == 1
     assert wrong.stdout == ""
     assert not out.exists()
+
+
+def test_a_folder_that_may_not_be_read_is_no_success(
+    slide_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = search_archive([slide_folder])
+    monkeypatch.setattr(
+        "pipelines.survey.search_archive",
+        lambda roots: replace(archive, closed=(slide_folder / "x",)),
+    )
+    assert preprocess(slide_folder, tmp_path / "out", "--until", "tissue") == 3

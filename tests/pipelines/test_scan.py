@@ -256,3 +256,15 @@ def test_the_command_runs_as_a_program_without_torch(slide_folder: Path) -> None
     )
     assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)["slides"]) == 4
+
+
+def test_quiet_says_only_what_went_wrong(
+    slide_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(["scan", str(slide_folder), "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+    (tmp_path / "zero.svs").touch()
+    assert run_command(["scan", str(tmp_path), "--quiet"]) == 3
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "zero.svs is empty" in err

@@ -53,7 +53,7 @@ def open_slide(
     path = Path(path)
     spec = spec or SlidesSpec()
     if not path.is_file():
-        raise SlideOpenError(f"{path.name}: no such file — check the path", "missing-file")
+        raise SlideOpenError(f"{path}: no such file — check the path", "missing-file")
     if path.stat().st_size == 0:
         raise SlideOpenError(f"{path.name} is empty — copy it again from its source")
     _check_readable(path)

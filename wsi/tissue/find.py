@@ -33,7 +33,8 @@ METHODS = Registry(
     group="wsi.tissue",
 )
 
-_EDGE_WITHOUT_MPP = 1024  # thumbnail pixels along the longer edge when um are unknown
+_USUAL_MPP = 0.25  # of level 0, where nothing is known: most scanners'
+_LEAST_EDGE = 256  # thumbnail pixels along the longer edge that such a slide has at least
 _MAX_PX = 6_000_000  # 20 mm x 20 mm at 8 um/px; a larger slide is seen coarser
 _BLACK = 12
 _PEN_SHARE = 0.002
@@ -75,7 +76,8 @@ def find_tissue(slide: Slide, spec: TissueSpec) -> tuple[TissueMask, Thumbnail]:
     is so large that its thumbnail is coarser than `spec.mpp`; `unreadable` parts of it cannot be
     decoded and count as tissue, so that their tiles are tried; `relaxed` only lower thresholds
     found anything; `whole-bounds` nothing parted the slide, which is full of something, so all
-    of it counts; `empty` there is no tissue.
+    of it counts; `empty` there is no tissue; `provisional` the slide has no resolution, so scale
+    and areas are guesses.
 
     Raises:
         ConfigError: the method has no such parameter.
@@ -126,10 +128,11 @@ def _downsample(slide: Slide, spec: TissueSpec) -> tuple[float, tuple[str, ...]]
     """Return level-0 pixels per thumbnail pixel, and a flag when memory asks for coarser ones."""
     info = slide.info
     w, h = info.bounds0[2:]
-    if info.mpp is None:
-        return max(1.0, max(w, h) / _EDGE_WITHOUT_MPP), ()
-    asked = max(1.0, spec.mpp / max(info.mpp))
     bound = math.sqrt(w * h / _MAX_PX)
+    if info.mpp is None:
+        guess = min(spec.mpp / _USUAL_MPP, max(w, h) / _LEAST_EDGE)
+        return max(1.0, guess, bound), ("provisional",)
+    asked = max(1.0, spec.mpp / max(info.mpp))
     return max(asked, bound), ("coarse",) if bound > asked else ()
 
 
