@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipelines.overlay import Overlay, overlay_path, read_overlay
+from pipelines.overlay import Overlay, overlay_path, read_overlay, tiling_facts
 from pipelines.quarantine import Entry, read_quarantine
 from pipelines.slides_csv import read_slides_csv
 from wsi.bags import BagInfo, BagStore
@@ -34,7 +34,7 @@ def write_sheet(
     entries = read_quarantine(out / "quarantine.csv")
     bags = None if store is None else {info.slide_id: info for info in store.infos()}
     rows = read_slides_csv(out / "slides.csv")
-    cards = [_card(out, row, entries, bags, config) for row in rows]
+    cards = [_card(out, row, entries, bags, config, tiling) for row in rows]
     path = out / f"{name}.html"
     if path.is_file() and not is_contact_sheet(path):
         name = "slides"
@@ -47,6 +47,7 @@ def _card(
     entries: Mapping[str, Entry],
     bags: Mapping[str, BagInfo] | None,
     config: Config,
+    tiling: Tiling,
 ) -> SlideCard:
     slide_id = row["slide_id"]
     entry, bag = entries.get(slide_id), (bags or {}).get(slide_id)
@@ -54,16 +55,18 @@ def _card(
     if facts is not None and not _of_this_file(facts, row, entry):
         facts = None
     mpp = _mpp(row)
+    other = facts is not None and _shows_other_tiles(facts, bag, tiling)
+    laid = None if other else facts  # a count of one tiling never stands beside that of another
     return SlideCard(
         slide_id=slide_id,
-        state=_state(entry, bags, bag, facts),
+        state=_state(entry, bags, bag, facts, laid),
         reason=entry.reason if entry else "",
         message=entry.message if entry else row["reason"],
         picture=overlay_path(out, slide_id) if facts else None,
         link=f"thumbnails/{overlay_path(out, slide_id).name}" if facts else "",
-        tiles=bag.n if bag else facts.tiles if facts else None,
-        considered=facts.considered if facts else None,
-        left_out=facts.left_out if facts else 0,
+        tiles=bag.n if bag else laid.tiles if laid else None,
+        considered=laid.considered if laid else None,
+        left_out=laid.left_out if laid else 0,
         tissue_mm2=facts.tissue_mm2 if facts else None,
         tissue_share=facts.tissue_share if facts else None,
         mpp=mpp,
@@ -72,7 +75,7 @@ def _card(
         reader=row.get("reader", ""),
         site=row.get("site", ""),
         size0=_size(row),
-        flags=_flags(facts, mpp, row, config),
+        flags=_flags(facts, laid, mpp, row, config),
     )
 
 
@@ -82,23 +85,36 @@ def _of_this_file(facts: Overlay, row: Mapping[str, str], entry: Entry | None) -
     return facts.fingerprint == now
 
 
+def _shows_other_tiles(facts: Overlay, bag: BagInfo | None, tiling: Tiling) -> bool:
+    """Return whether the tiles drawn are not those of the bag; without a bag, not those asked for.
+
+    Tissue alone shows no tiles, so only beside a bag with tiles it shows others.
+    """
+    if facts.tiles is None:
+        return bag is not None and bag.n > 0
+    asked = tiling_facts(tiling)
+    return facts.tiling != (bag.provenance.tiling.get("settings") if bag else asked)
+
+
 def _state(
     entry: Entry | None,
     bags: Mapping[str, BagInfo] | None,
     bag: BagInfo | None,
     facts: Overlay | None,
+    laid: Overlay | None,
 ) -> State:
     if entry is not None:
         return "quarantined"
     if bags is not None:
         return bag.status if bag else "waiting"
-    if facts is None:
+    if facts is None or laid is None:
         return "waiting"
     return "empty" if facts.tiles == 0 or facts.tissue_share == 0 else "done"
 
 
 def _flags(
     facts: Overlay | None,
+    laid: Overlay | None,
     mpp: tuple[float, float] | None,
     row: Mapping[str, str],
     config: Config,
@@ -111,9 +127,12 @@ def _flags(
         flags.append("assumed mpp")
     if facts is None:
         return tuple(flags)
-    if facts.upsampling > 1.0 + 1e-6:
+    if laid is None:
+        at = f"at {facts.tiling['mpp']:g} um" if facts.tiling else "without these tiles"
+        flags.append(f"drawn {at}")  # by another run; its numbers are not taken
+    elif laid.upsampling > 1.0 + 1e-6:
         flags.append("upsampled")
-    if facts.left_out:
+    if laid is not None and laid.left_out:
         flags.append("tiles left out")
     if facts.overrides:
         flags.append("own tissue settings")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +12,14 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.console import Console
-from pipelines.own import edited_in_place, outline_path, own_tissue
-from pipelines.slides_csv import Surveyed
-from pipelines.workers import processes
-from wsi.errors import CohortError, SlideError
-from wsi.extract import Located
+from pipelines.own import edited_in_place, outline_path
+from wsi.errors import CohortError
+from wsi.extract import Located, Tiling
 from wsi.files import file_name_of, publish, publish_bytes, publish_json
 from wsi.geojson import Shape, write_geojson
 from wsi.report.overlay import TISSUE_COLOR, draw_overlay, sharp_thumbnail
-from wsi.slides import Slide, SlideInfo, Thumbnail, open_slide
-from wsi.specs import Config, TissueSpec
+from wsi.slides import Slide, SlideInfo, Thumbnail
+from wsi.specs import TissueSpec
 from wsi.tiling import TileGrid
 from wsi.tissue import OwnTissue, TissueMask
 
@@ -43,6 +38,8 @@ class Overlay:
         tissue_share: tissue's share of the scanned bounds.
         tissue_mm2: its area, None without a resolution.
         scale: level-0 pixels per mask pixel (x, y).
+        mpp: um per level-0 pixel (x, y) that tiles and areas were measured by.
+        tiling: settings of the tiles that are drawn, None where there are none.
         tiles: tiles laid, None where none could be or none were asked for.
         considered: tiles of the whole grid, kept or not.
         left_out: laid tiles that were not embedded: without data, unreadable or dropped.
@@ -58,6 +55,8 @@ class Overlay:
     tissue_share: float
     tissue_mm2: float | None
     scale: tuple[float, float]
+    mpp: tuple[float, float] | None = None
+    tiling: dict[str, Any] | None = None
     tiles: int | None = None
     considered: int | None = None
     upsampling: float = 1.0
@@ -77,22 +76,26 @@ def read_overlay(out: Path, slide_id: str) -> Overlay | None:
         known = {f.name: content[f.name] for f in fields(Overlay) if f.name in content}
         for name in ("flags", "overrides", "scale"):
             known[name] = tuple(known[name])
+        if known.get("mpp") is not None:
+            known["mpp"] = tuple(known["mpp"])
         return Overlay(**known)
     except (CohortError, OSError, ValueError, TypeError, LookupError):
         return None
 
 
-def write_located(out: Path, slide: Slide, common: TissueSpec, located: Located) -> None:
+def write_located(
+    out: Path, slide: Slide, common: TissueSpec, located: Located, tiling: Tiling
+) -> None:
     """Write overlay, tissue outline and tiles of one slide below `out`.
 
     Args:
         common: the tissue settings that all slides share; a slide may have its own.
     """
     tissue, grid = located.tissue, located.grid
-    facts = _facts(slide.info, common, located.own, tissue, grid)
+    facts = _facts(slide.info, common, located.own, tissue, grid, tiling)
     _write_outline(out, slide.info, tissue)
+    _write_tiles(out, slide.info, grid, facts)  # before the facts, which vouch for them
     _write_picture(out, slide, tissue, located.thumbnail, facts, grid)
-    _write_tiles(out, slide.info, grid, facts)
 
 
 def draw_tissue(out: Path, slide: Slide, common: TissueSpec, own: OwnTissue) -> bool:
@@ -114,59 +117,39 @@ def show_left_out(
     slide: Slide,
     common: TissueSpec,
     located: Located,
+    tiling: Tiling,
     embedded_xy0: NDArray[np.integer],
 ) -> None:
     """Draw the overlay again with the tiles crossed out that were laid but not embedded."""
     grid, tissue = located.grid, located.tissue
     kept = set(map(tuple, embedded_xy0.tolist()))
     left_out = np.asarray([tuple(corner) not in kept for corner in grid.xy0.tolist()], bool)
-    facts = _facts(slide.info, common, located.own, tissue, grid, int(left_out.sum()))
+    n = int(left_out.sum())
+    facts = _facts(slide.info, common, located.own, tissue, grid, tiling, n)
     _write_picture(out, slide, tissue, located.thumbnail, facts, grid, left_out)
 
 
-def draw_unusable(
-    found: Sequence[Surveyed], out: Path, config: Config, jobs: int, console: Console
-) -> None:
-    """Draw the slides that open but cannot be tiled, such as those without a resolution.
+def is_current(
+    drawn: Overlay | None,
+    info: SlideInfo,
+    common: TissueSpec,
+    own: OwnTissue,
+    tiling: Tiling | None,
+) -> bool:
+    """Return whether an overlay shows the slide as it now is, under these settings.
 
-    What was drawn before, and has not changed, is left as it is.
+    Args:
+        tiling: None for an overlay without tiles.
     """
-    draw = partial(_draw_unusable, out=out, config=config)
-    todo = [item for item in found if item.info and item.status != "ok"]
-    todo = [item for item in todo if not _is_drawn(out, item, config.tissue)]
-    with console.progress("drawing slides that cannot be tiled", len(todo)) as track:
-        for item, problem in zip(todo, _each(draw, todo, jobs)):
-            track.advance()
-            if problem:
-                console.warn(f"{item.file.slide_id} cannot be drawn: {problem}")
-
-
-def _is_drawn(out: Path, item: Surveyed, common: TissueSpec) -> bool:
-    drawn = read_overlay(out, item.file.slide_id)
-    if drawn is None or item.info is None or drawn.tiles is not None:
+    if drawn is None or drawn.tiling != tiling_facts(tiling):
         return False
-    own = own_tissue(out, item.file, item.info, common)
-    wanted = item.info.fingerprint, _settings(common, own), _edits(own)
-    return (drawn.fingerprint, drawn.settings, drawn.edits) == wanted
+    wanted = info.fingerprint, info.mpp, _settings(common, own), _edits(own)
+    return (drawn.fingerprint, drawn.mpp, drawn.settings, drawn.edits) == wanted
 
 
-def _each(draw: Callable[[Surveyed], str], todo: Sequence[Surveyed], jobs: int) -> Iterator[str]:
-    if jobs <= 1 or len(todo) <= 1:
-        yield from map(draw, todo)
-        return
-    with processes(min(jobs, len(todo))) as pool:
-        yield from pool.map(draw, todo)
-
-
-def _draw_unusable(item: Surveyed, out: Path, config: Config) -> str:
-    """Draw one slide and return what went wrong, if anything did."""
-    file, common = item.file, config.tissue
-    try:
-        with open_slide(file.path, file.slide_id, mpp=file.mpp, spec=config.slides) as slide:
-            draw_tissue(out, slide, common, own_tissue(out, file, slide.info, common))
-    except SlideError as error:
-        return str(error)
-    return ""
+def tiling_facts(tiling: Tiling | None) -> dict[str, Any] | None:
+    """Return a tiling as it is kept beside an overlay."""
+    return None if tiling is None else asdict(tiling)
 
 
 def _write_outline(out: Path, info: SlideInfo, tissue: TissueMask) -> None:
@@ -209,6 +192,7 @@ def _facts(
     own: OwnTissue,
     tissue: TissueMask,
     grid: TileGrid | None = None,
+    tiling: Tiling | None = None,
     left_out: int = 0,
 ) -> Overlay:
     area0 = float(tissue.mask.sum()) * tissue.scale[0] * tissue.scale[1]
@@ -231,6 +215,8 @@ def _facts(
         tissue_share=float(tissue.mask.mean()),
         tissue_mm2=area0 * info.mpp[0] * info.mpp[1] / 1e6 if info.mpp else None,
         scale=tissue.scale,
+        mpp=info.mpp,
+        tiling=tiling_facts(tiling),
         **laid,
     )
 

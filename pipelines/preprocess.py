@@ -12,10 +12,10 @@ from pipelines.colour import Colours
 from pipelines.console import Console, counted
 from pipelines.contact_sheet import write_sheet
 from pipelines.lesions import Regions, read_lesions, report_lesions
-from pipelines.overlay import draw_unusable
 from pipelines.own import check_own, own_tissue, tell_edited_in_place
 from pipelines.plan import say_plan, too_coarse_lines
 from pipelines.quarantine import Entry, failed, read_quarantine, write_quarantine
+from pipelines.redraw import Done, draw_done, draw_unusable
 from pipelines.slides_csv import Surveyed
 from pipelines.slidework import Outcome, TileCount, Until, Work, in_parallel, one_slide
 from pipelines.survey import (
@@ -159,6 +159,7 @@ class _Run:
         self.states = {"done": 0, "empty": 0}
         self.tiles: Counter[str] = Counter()
         self.colours = Colours()
+        self.kept: list[Done] = []
 
     def go(self) -> int:
         self._refuse_changed_settings()
@@ -176,11 +177,10 @@ class _Run:
             for outcome in self._outcomes(todo, tiles):
                 self._account(by_id[outcome.slide_id], outcome)
         self._write_quarantine()
-        config, jobs = self.work.config, self.options.jobs
-        draw_unusable(self.found, self.options.out, config, jobs, self.console)
-        sheet = write_sheet(
-            self.options.out, config, self.work.tiling, self.store, self.options.sheet
-        )
+        draw_unusable(self.found, self.work, self.options.jobs, self.console)
+        draw_done(self.kept, self.work, self.options.jobs, self.console)
+        out, config, tiling = self.options.out, self.work.config, self.work.tiling
+        sheet = write_sheet(out, config, tiling, self.store, self.options.sheet)
         return self._summary(sheet)
 
     def _refuse_changed_settings(self) -> None:
@@ -244,6 +244,7 @@ class _Run:
         if not self.store.holds(item.file.slide_id, key):
             return False
         info = self.store.info(item.file.slide_id)
+        self.kept.append((item, info))
         self.states[info.status] += 1
         self.tiles.update(fates(info))
         if info.bad_tiles:

@@ -138,7 +138,7 @@ def one_slide(
             )
             if info.n < len(located.grid):
                 embedded = store.read(slide_id).xy0 if info.n else located.grid.xy0[:0]
-                show_left_out(work.out, slide, config.tissue, located, embedded)
+                show_left_out(work.out, slide, config.tissue, located, work.tiling, embedded)
             return Outcome(
                 slide_id,
                 info.status,
@@ -164,7 +164,7 @@ def _locate(work: Work, slide: Slide, own: OwnTissue) -> Located:
     except NeedsUpsamplingError:
         draw_tissue(work.out, slide, common, own)
         raise
-    write_located(work.out, slide, common, located)
+    write_located(work.out, slide, common, located, work.tiling)
     return located
 
 

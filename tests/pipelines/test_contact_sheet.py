@@ -9,10 +9,13 @@ from collections.abc import Callable
 from html import unescape
 from pathlib import Path
 
+import cv2
+import h5py
 import numpy as np
 import pytest
 
 from pipelines.cli import run_command
+from wsi.bags import open_store
 from wsi.slides.dress import write_slide
 
 Picture = Callable[..., np.ndarray]
@@ -190,3 +193,76 @@ def test_tiles_that_were_not_embedded_are_told(
     card = cards_of(out)["s"]
     assert ", 1 left out" in card
     assert "tiles left out" in card
+
+
+def coords(out: Path, slide_id: str) -> tuple[np.ndarray, float]:
+    with h5py.File(out / "tiles" / f"{slide_id}.h5") as file:
+        found = file["coords"]
+        return found[:], float(found.attrs["mpp"])  # pyright: ignore
+
+
+def test_slides_that_are_done_are_drawn_as_their_bags_are(
+    slide_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert preprocess(slide_folder, out) == 0
+    before, picture = cards_of(out), (out / "thumbnails" / "a.jpg").read_bytes()
+    for words in (
+        ("tiling.mpp=2.0",),  # after the one of the helper, so it is what counts
+        ("tiling.stride=32",),
+        ("tiling.min_tissue=1",),
+        ("tissue.mpp=16",),
+    ):
+        assert preprocess(slide_folder, out, "--until", "tiles", *words) == 0
+        assert cards_of(out) != before
+        assert preprocess(slide_folder, out) == 0
+        assert cards_of(out) == before
+        assert (out / "thumbnails" / "a.jpg").read_bytes() == picture
+        xy0, mpp = coords(out, "a")
+        np.testing.assert_array_equal(xy0, open_store(out / "bags").read("a").xy0)
+        assert mpp == 1.0
+    assert preprocess(slide_folder, out, "--until", "tissue") == 0
+    assert preprocess(slide_folder, out) == 0
+    assert cards_of(out) == before
+
+
+def test_a_slide_not_in_this_run_takes_no_number_from_another_tiling(
+    slide_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert preprocess(slide_folder, out) == 0
+    before = cards_of(out)["site/b"]
+    (kept,) = re.findall(r"tiles (\d+) of 64", before)
+    assert preprocess(slide_folder, out, "--until", "tiles", "tiling.mpp=2") == 0
+    assert preprocess(slide_folder / "a.svs", out) == 0
+    card = cards_of(out)["site/b"]
+    assert "drawn at 2 um" in card
+    assert f"tiles {kept} tissue" in card
+    assert " of " not in card
+    # Without bags there is no count at all, so such a slide is not done.
+    assert preprocess(slide_folder / "a.svs", out, "--until", "tiles") == 0
+    card = cards_of(out)["site/b"]
+    assert "waiting drawn at 2 um" in card
+    assert "tiles" not in card
+
+
+def test_tiles_left_out_are_still_crossed_out_when_drawn_again(
+    tmp_path: Path, picture: Picture
+) -> None:
+    folder, out = tmp_path / "slides", tmp_path / "out"
+    folder.mkdir()
+    sharp = picture((512, 512))
+    soft = np.asarray(cv2.GaussianBlur(sharp, (0, 0), 6))
+    write_slide(folder / "s.tif", [np.hstack([sharp[:, :256], soft[:, 256:]])], mpp=0.5)
+    limit = "quality.max_blur=0.6"
+    assert preprocess(folder, out, limit) == 0
+    card, drawn = cards_of(out)["s"], (out / "thumbnails" / "s.jpg").read_bytes()
+    info = open_store(out / "bags").info("s")
+    gone = info.counts["planned"] - info.n
+    assert gone > 0
+    assert f", {gone} left out" in card
+    assert preprocess(folder, out, "--until", "tiles") == 0  # the same tiling, nothing crossed out
+    assert (out / "thumbnails" / "s.jpg").read_bytes() != drawn
+    assert preprocess(folder, out, limit) == 0
+    assert cards_of(out)["s"] == card
+    assert (out / "thumbnails" / "s.jpg").read_bytes() == drawn

@@ -40,7 +40,7 @@ def found(slide_folder: Path) -> Found:
 @pytest.fixture
 def out(found: Found, tmp_path: Path) -> Path:
     with open_slide(found.path, "site/a") as slide:
-        write_located(tmp_path, slide, SPEC, found.located)
+        write_located(tmp_path, slide, SPEC, found.located, TILING)
     return tmp_path
 
 
@@ -96,6 +96,14 @@ def test_the_facts_are_read_back_without_the_slide(found: Found, out: Path) -> N
     assert (facts.tiles, facts.considered) == (len(found.located.grid), 16)
     assert facts.settings == SPEC.model_dump(mode="json")
     assert (facts.upsampling, facts.left_out) == (1.0, 0)
+    assert facts.mpp == found.info.mpp
+    assert facts.tiling == {
+        "mpp": 1.0,
+        "tile_px": 128,
+        "stride_um": None,
+        "min_tissue": 0.05,
+        "max_upsampling": 1.05,
+    }
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"flags": 3}', "\udcff"])
@@ -129,7 +137,7 @@ def test_tiles_that_were_not_embedded_are_crossed_out_and_counted(found: Found, 
     before, grid = overlay(out), found.located.grid
     gone = len(grid) // 2  # in the middle of the disc
     with open_slide(found.path, "site/a") as slide:
-        show_left_out(out, slide, SPEC, found.located, np.delete(grid.xy0, gone, axis=0))
+        show_left_out(out, slide, SPEC, found.located, TILING, np.delete(grid.xy0, gone, axis=0))
     facts = read_overlay(out, "site/a")
     assert facts is not None
     assert (facts.left_out, facts.tiles) == (1, len(grid))
@@ -144,7 +152,7 @@ def test_tiles_that_were_not_embedded_are_crossed_out_and_counted(found: Found, 
 def test_a_slide_without_tissue_has_a_picture_too(slide_folder: Path, tmp_path: Path) -> None:
     with open_slide(slide_folder / "glass.tif") as slide:
         located = locate(slide, SPEC, TILING)
-        write_located(tmp_path, slide, SPEC, located)
+        write_located(tmp_path, slide, SPEC, located, TILING)
     assert len(located.grid) == 0
     assert (tmp_path / "thumbnails" / "glass.jpg").stat().st_size > 500
     assert read_geojson(tmp_path / "tissue" / "glass.geojson") == []
