@@ -226,10 +226,10 @@ def _short(value: Any) -> str:
 
 
 def _near_key(path: str) -> str:
-    leaf = path.rpartition(".")[2]
+    section, _, leaf = path.rpartition(".")
     if leaf in FOREIGN:
         return f" — here it is {FOREIGN[leaf]}"
-    known = list(keys())
+    known = [*keys(), *_parameters(section)]
     same_leaf = [key for key in known if key.rpartition(".")[2] == leaf]
     if same_leaf:
         return f" (did you mean '{same_leaf[0]}'?)"
@@ -237,6 +237,14 @@ def _near_key(path: str) -> str:
     leaves = {key.rpartition(".")[2]: key for key in known}
     near = near or [leaves[n] for n in difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.7)]
     return f" (did you mean '{near[0]}'?)" if near else " — see `wsi config schema`"
+
+
+def _parameters(section: str) -> Iterator[str]:
+    """Yield the keys of the parameters that the components of a section may have."""
+    for path, registry in _COMPONENTS.items():
+        if "." in path and section in ("", path.partition(".")[0]):
+            names = dict.fromkeys(p for n in registry.names() for p in registry.settings(n))
+            yield from (f"{path}.{name}" for name in names)
 
 
 def _unknown_names(data: dict[str, Any]) -> Iterator[WsiError]:

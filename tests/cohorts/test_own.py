@@ -42,6 +42,11 @@ def test_a_slide_row_is_stronger_than_its_site(table: Write) -> None:
     }
 
 
+def test_parameters_of_the_method_are_named_as_on_the_command_line(table: Write) -> None:
+    path = table("slide_id,path,tissue.method.pen,tissue.method.threshold\ns,s.svs,false,0.1\n")
+    assert read_slide_table(path)[0].tissue == {"pen": "false", "threshold": "0.1"}
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -52,6 +57,14 @@ def test_a_slide_row_is_stronger_than_its_site(table: Write) -> None:
         (
             "slide_id,path,tiling.mpp\ns,s.svs,1\n",
             r"line 1, column 3.*unknown setting 'tiling.mpp'",
+        ),
+        (
+            "slide_id,path,tissue.method.pem\ns,s.svs,1\n",
+            r"column 3.*did you mean 'tissue\.method\.pen'.*use .*tissue\.mpp,.*method\.threshold",
+        ),
+        (
+            "slide_id,path,tissue.pen,tissue.method.pen\ns,s.svs,true,false\n",
+            r"line 1, column 4 \(tissue\.method\.pen\): another column sets",
         ),
         ("slide_id,path,tissue.mpp\ns,s.svs,fine\n", r"line 2, column 3 \(tissue\.mpp\).*number"),
         ("slide_id,path,tissue.mpp\ns,s.svs,-1\n", r"line 2, column 3 \(tissue\.mpp\)"),

@@ -79,8 +79,8 @@ def test_every_bad_row_is_listed_with_line_and_column(table):
 
 
 def test_a_row_without_an_id_tells_its_other_errors_too(table):
-    path = table("slide_id,patient_id,label,split,mpp\n,,A,tset,abc\n")
-    with pytest.raises(CohortError, match=r"5 problems") as caught:
+    path = table("slide_id,patient_id,label,split,mpp\n,,A,tset,abc\n,p,a,,\n")
+    with pytest.raises(CohortError, match=r"6 problems") as caught:
         read_cohort(path, classes=AB)
     for column in ("1 (slide_id)", "2 (patient_id)", "3 (label)", "4 (split)", "5 (mpp)"):
         assert f"line 2, column {column}" in str(caught.value)

@@ -53,6 +53,19 @@ def test_a_key_in_the_wrong_place_is_told_its_place(key: str) -> None:
         assert ".mpp" in refusal(f"{key}=7")
 
 
+@pytest.mark.parametrize(
+    ("word", "right"),
+    [
+        ("tissue.pen=false", "tissue.method.pen"),
+        ("tissue.threshold=0.1", "tissue.method.threshold"),
+        ("pen=false", "tissue.method.pen"),
+        ("pixels.target=a.png", "pixels.stain.target"),
+    ],
+)
+def test_a_parameter_beside_its_method_is_told_its_place(word: str, right: str) -> None:
+    assert f"(did you mean '{right}'?)" in refusal(word)
+
+
 @pytest.mark.parametrize("word", FOREIGN)
 def test_words_of_other_tools_are_translated_not_accepted(word: str) -> None:
     assert FOREIGN[word] in refusal(f"{word}=1")

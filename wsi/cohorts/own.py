@@ -1,19 +1,21 @@
 """Tissue settings in a slide table: of one slide, or of all slides of a site.
 
-A column `tissue.<setting>` sets that setting for the slides whose cell is filled. A row whose
+A column `tissue.<setting>`, or `tissue.method.<parameter>` as on the command line, sets that for
+the slides whose cell is filled; `tissue.<parameter>` is a short form of the latter. A row whose
 slide_id is `*` holds the settings of its site. A slide's own cell is stronger than its site's, and
 either is stronger than the configuration.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from wsi.cohorts.cells import Line, Table
 from wsi.cohorts.rows import SlideRow, bad_cell, is_site_line
 from wsi.findings import Finding
 from wsi.registry import suggest
+from wsi.specs import TissueSpec
 
 _PREFIX = "tissue."
 _NOT_OF_A_SITE = ("path", "mpp", "split")
@@ -26,18 +28,39 @@ def setting_columns(table: Table) -> tuple[dict[str, str], list[Finding]]:
     """
     if not any("." in column for column in table.columns):
         return {}, []
-    from wsi.tissue import setting_names  # what opens slides is heavy, and few tables need it
-
-    known = [_PREFIX + name for name in setting_names()]
-    columns, findings = {}, []
+    known = _known_columns()
+    columns: dict[str, str] = {}
+    findings = []
     for column in table.columns:
         name = column.strip()
-        if name in known:
-            columns[column] = name.removeprefix(_PREFIX)
+        if known.get(name) in columns.values():
+            message = f"another column sets '{name}' too, keep one"
+            findings.append(bad_cell(table, 1, column, message, "repeated-setting"))
+        elif name in known:
+            columns[column] = known[name]
         elif "." in name:
-            message = f"unknown setting '{name}'{suggest(name, known)}, use {', '.join(known)}"
+            message = f"unknown setting '{name}'{suggest(name, known)}, use {_in_full(known)}"
             findings.append(bad_cell(table, 1, column, message, "unknown-setting"))
     return columns, findings
+
+
+def _known_columns() -> dict[str, str]:
+    """Return the setting that a column of each name holds, the full name of each first."""
+    from wsi.tissue import setting_names  # what opens slides is heavy, and few tables need it
+
+    names = setting_names()
+    full = {
+        _PREFIX + (name if name in TissueSpec.model_fields else f"method.{name}"): name
+        for name in names
+    }
+    return full | {_PREFIX + name: name for name in names}
+
+
+def _in_full(known: Mapping[str, str]) -> str:
+    full: dict[str, str] = {}
+    for column, name in known.items():
+        full.setdefault(name, column)
+    return ", ".join(full.values())
 
 
 def with_site_settings(

@@ -61,8 +61,8 @@ def read_slide_table(path: Path | str) -> list[SlideRow]:
     """Return the slides of a table that needs neither labels nor patients.
 
     A row without a slide_id takes its path relative to the table, without extension. Columns
-    `tissue.<setting>` are settings of single slides, and of a whole site in a row whose slide_id
-    is `*`; every row comes with what applies to it.
+    `tissue.<setting>` and `tissue.method.<parameter>` are settings of single slides, and of a whole
+    site in a row whose slide_id is `*`; every row comes with what applies to it.
 
     Raises:
         ConfigError: no such file, or no column with slide paths.
