@@ -154,7 +154,7 @@ def scan(
 @app.command(group=_DATA)
 def preprocess(
     *settings: Settings,
-    slides: Annotated[list[Path], Parameter(consume_multiple=True)],
+    slides: Annotated[list[str], Parameter(consume_multiple=True)],
     out: Path,
     jobs: Jobs = 1,
     device: str = "cpu",
@@ -179,7 +179,8 @@ def preprocess(
     Parameters
     ----------
     slides
-        Folders, slide files, or a CSV with a path column (and mpp, where metadata lacks it).
+        Folders, slide files, or a CSV with a path column (and mpp, where metadata lacks it);
+        settings may follow.
     out
         Output folder: bags, tiles, tissue, thumbnails, slides.csv, quarantine.csv.
     jobs
@@ -203,11 +204,16 @@ def preprocess(
     dry_run
         Say what would be done: slides, tiles, GB, what is unresolved.
     """
-    from pipelines.config import load_config
+    from pipelines.config import idle_in_preprocessing, load_config, paths_and_settings, together
     from pipelines.preprocess import Options, run
+    from wsi.errors import ConfigError
 
+    places, more = paths_and_settings(slides)
+    if not places:
+        raise ConfigError(f"--slides {slides[0]}: only settings — give folders or slide files")
+    words = together(settings, more)
     options = Options(
-        slides=tuple(slides),
+        slides=places,
         out=out,
         jobs=jobs,
         device=device,
@@ -220,8 +226,10 @@ def preprocess(
         max_bad_tiles=max_bad_tiles,
         lesions=lesions,
     )
-    log = None if dry_run else out / "run.log"
-    return run(load_config(settings), options, common.console(log))
+    config, console = load_config(words), common.console(None if dry_run else out / "run.log")
+    if idle := idle_in_preprocessing(words):
+        console.warn(idle)
+    return run(config, options, console)
 
 
 tissue = app.command(App(name="tissue", help="Correct the tissue that was found.", group=_DATA))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,10 @@ _COMPONENTS: dict[str, Registry] = {
 }
 
 
+TRAINING = ("data", "split", "aggregator", "objective", "fit", "evaluate")
+"""Settings that make no bag: of labels, models and results."""
+
+
 def presets_folder() -> Path:
     """Return the folder of presets: beside the package in a wheel, in the repository else."""
     inside = Path(__file__).parent / "configs"
@@ -77,6 +83,51 @@ def load_config(words: Sequence[str] = ()) -> Config:
             key, _, text = word.partition("=")
             _assign(data, key.strip(), _value(key, text))
     return check_config(data)
+
+
+def paths_and_settings(words: Sequence[str]) -> tuple[tuple[Path, ...], list[str]]:
+    """Return the paths among words of a command line, and the rest: settings and YAML files.
+
+    A setting is `key=value` with a key like ours, misspelt or not, unless there is such a file.
+    """
+    rest = [word for word in words if _is_setting(word) or _is_yaml(word)]
+    return tuple(Path(word) for word in words if word not in rest), rest
+
+
+def _is_setting(word: str) -> bool:
+    key, equals, _ = word.partition("=")
+    if not equals or not re.fullmatch(r"[a-z_]+(\.\w+)*", key):
+        return False
+    known = "." in key or key in Config.model_fields or key in FOREIGN
+    return known and not os.path.lexists(word)  # which, unlike Path.exists, takes any length
+
+
+def _is_yaml(word: str) -> bool:
+    return Path(word).suffix.lower() in (".yaml", ".yml")
+
+
+def together(*groups: Sequence[str]) -> list[str]:
+    """Return settings given in several places of a command line.
+
+    Raises:
+        ConfigError: a setting stands in two places with two values; their order is not known.
+    """
+    given: dict[str, str] = {}
+    for group in groups:
+        for key, word in {word.partition("=")[0]: word for word in group}.items():
+            if given.setdefault(key, word) != word:
+                raise ConfigError(f"{given[key]} and {word} are both given — keep one of them")
+    return [word for group in groups for word in group]
+
+
+def idle_in_preprocessing(words: Sequence[str]) -> str | None:
+    """Return a line that names the settings among `words` that act in training only, or None."""
+    keys = dict.fromkeys(word.partition("=")[0].strip() for word in words if "=" in word)
+    idle = [key for key in keys if key.partition(".")[0] in TRAINING]
+    if not idle:
+        return None
+    verb, them = ("acts", "it") if len(idle) == 1 else ("act", "them")
+    return f"{', '.join(idle)} {verb} in training only — give {them} to wsi train"
 
 
 def check_config(data: dict[str, Any]) -> Config:

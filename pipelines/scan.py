@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.config import load_config
+from pipelines.config import load_config, paths_and_settings
 from pipelines.console import Console, counted
 from pipelines.slides_csv import STABLE, Surveyed
 from pipelines.survey import (
@@ -77,15 +77,13 @@ def places_and_settings(words: Sequence[str]) -> tuple[tuple[Path, ...], SlidesS
     Raises:
         ConfigError: no path, or a setting that has nothing to do with opening slides.
     """
-    settings = [word for word in words if "=" in word and not Path(word).exists()]
-    configs = [word for word in words if Path(word).suffix.lower() in (".yaml", ".yml")]
-    idle = [word for word in settings if not word.startswith("slides.")]
+    places, settings = paths_and_settings(words)
+    idle = [word for word in settings if "=" in word and not word.startswith("slides.")]
     if idle:
         raise ConfigError(f"{idle[0]}: a scan takes only settings of slides.* — leave it out")
-    places = tuple(Path(word) for word in words if word not in (*settings, *configs))
     if not places:
         raise ConfigError("nothing to scan — give folders or slide files: wsi scan DIR")
-    return places, load_config([*configs, *settings]).slides
+    return places, load_config(settings).slides
 
 
 def slides_csv_at(out: Path) -> Path:

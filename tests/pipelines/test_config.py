@@ -9,12 +9,15 @@ from ruamel.yaml import YAML
 
 from pipelines.config import (
     FOREIGN,
+    TRAINING,
     as_yaml,
     check_config,
     keys,
     load_config,
+    paths_and_settings,
     presets,
     read_config,
+    together,
     write_config,
 )
 from wsi.errors import ConfigError
@@ -240,3 +243,29 @@ def test_a_mapping_from_python_is_checked_the_same() -> None:
     assert check_config({"tiling": {"mpp": 0.5}}).tiling.mpp == 0.5
     with pytest.raises(ConfigError, match="tile_px"):
         check_config({"tiling": {"tile_pxx": 3}})
+
+
+def test_settings_among_paths_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiling.mpp=2").mkdir()
+    paths = ["DIR", "../up", "site=a/x.svs", "x/tiling.mpp=1", "tiling.mpp=2", "A.svs=1"]
+    settings = ["tiling.mpp=1", "tilling.mp=1", "store=zarr", "batch_size=1", "own.yaml"]
+    settings.append(f"data.classes=[{'a' * 300},b]")
+    found = paths_and_settings([w for pair in zip(paths, settings) for w in pair])
+    assert found == (tuple(map(Path, paths)), settings)
+
+
+def test_two_values_in_two_places_are_refused() -> None:
+    assert together(["demo", "fit.lr=1"], ["fit.lr=1", "fit.clip=2"])[2:] == [
+        "fit.lr=1",
+        "fit.clip=2",
+    ]
+    with pytest.raises(ConfigError, match=r"fit\.lr=1 and fit\.lr=2 are both given"):
+        together(["fit.lr=1"], ["fit.lr=2"])
+
+
+def test_sections_of_training_are_all_that_makes_no_bag() -> None:
+    bags = {"slides", "tissue", "tiling", "pixels", "quality", "encoder", "precision", "store"}
+    assert set(Config.model_fields) - bags == set(TRAINING)

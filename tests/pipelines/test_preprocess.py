@@ -533,3 +533,31 @@ def test_a_folder_that_may_not_be_read_is_no_success(
         lambda roots: replace(archive, closed=(slide_folder / "x",)),
     )
     assert preprocess(slide_folder, tmp_path / "out", "--until", "tissue") == 3
+
+
+def test_settings_may_follow_the_slides(slide_folder: Path, tmp_path: Path) -> None:
+    words = ["preprocess", "--slides", slide_folder, "tiling.mpp=2.0", "tiling.tile_px=64"]
+    assert run_command([*map(str, words), "--out", str(tmp_path), "--until", "tiles"]) == 0
+    with h5py.File(next((tmp_path / "tiles").glob("*.h5"))) as file:
+        assert file["coords"].attrs["mpp"] == 2.0
+
+
+def test_settings_alone_are_no_slides(tmp_path: Path, capsys) -> None:
+    words = ["preprocess", "--slides", "tiling.mpp=2.0", "--out", str(tmp_path / "out")]
+    assert run_command(words) == 2
+    assert "only settings — give folders" in capsys.readouterr().err
+
+
+def test_settings_of_training_are_said_to_do_nothing_here(
+    slide_folder: Path, tmp_path: Path, capsys
+) -> None:
+    given = ("data.min_tissue=0.5", "fit.epochs=3")
+    assert preprocess(slide_folder, tmp_path, *given, "--dry-run") == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "training only" in line]
+    assert told == [
+        "warning: data.min_tissue, fit.epochs act in training only — give them to wsi train"
+    ]
+    config = tmp_path / "all.yaml"
+    config.write_text("fit: {epochs: 3}\n")
+    assert preprocess(slide_folder, tmp_path, config, "--dry-run") == 0
+    assert "training only" not in capsys.readouterr().err
