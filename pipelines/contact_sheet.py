@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pipelines.lesions import lesion_words
 from pipelines.overlay import Overlay, overlay_path, read_overlay, tiling_facts
 from pipelines.quarantine import Entry, read_quarantine
 from pipelines.slides_csv import read_slides_csv
+from pipelines.tilecounts import fates, left_out_words
 from wsi.bags import BagInfo, BagStore
 from wsi.extract import Tiling
+from wsi.lesions import Lesion
 from wsi.report.contact_sheet import (
     SlideCard,
     State,
@@ -21,7 +24,12 @@ from wsi.specs import Config
 
 
 def write_sheet(
-    out: Path, config: Config, tiling: Tiling, store: BagStore | None, name: str = "report"
+    out: Path,
+    config: Config,
+    tiling: Tiling,
+    store: BagStore | None,
+    name: str = "report",
+    lesions: Sequence[Lesion] = (),
 ) -> Path:
     """Write the pages of all slides in OUT/slides.csv and return the first.
 
@@ -30,11 +38,17 @@ def write_sheet(
 
     Args:
         store: of the bags made; without one a slide is done when it was looked at.
+        lesions: as this run counted them, so that they go with the tiles that are shown.
     """
+    on: dict[str, list[Lesion]] = {}
+    for lesion in lesions:
+        on.setdefault(lesion.slide_id, []).append(lesion)
     entries = read_quarantine(out / "quarantine.csv")
     bags = None if store is None else {info.slide_id: info for info in store.infos()}
     rows = read_slides_csv(out / "slides.csv")
-    cards = [_card(out, row, entries, bags, config, tiling) for row in rows]
+    cards = [
+        _card(out, row, entries, bags, config, tiling, on.get(row["slide_id"], ())) for row in rows
+    ]
     path = out / f"{name}.html"
     if path.is_file() and not is_contact_sheet(path):
         name = "slides"
@@ -48,6 +62,7 @@ def _card(
     bags: Mapping[str, BagInfo] | None,
     config: Config,
     tiling: Tiling,
+    lesions: Sequence[Lesion],
 ) -> SlideCard:
     slide_id = row["slide_id"]
     entry, bag = entries.get(slide_id), (bags or {}).get(slide_id)
@@ -66,7 +81,9 @@ def _card(
         link=f"thumbnails/{overlay_path(out, slide_id).name}" if facts else "",
         tiles=bag.n if bag else laid.tiles if laid else None,
         considered=laid.considered if laid else None,
-        left_out=laid.left_out if laid else 0,
+        left_out=_left_out(bag, laid),
+        why_left_out=", ".join(left_out_words(fates(bag))) if bag else "",
+        lesions=lesion_words(lesions),
         tissue_mm2=facts.tissue_mm2 if facts else None,
         tissue_share=facts.tissue_share if facts else None,
         mpp=mpp,
@@ -75,7 +92,7 @@ def _card(
         reader=row.get("reader", ""),
         site=row.get("site", ""),
         size0=_size(row),
-        flags=_flags(facts, laid, mpp, row, config),
+        flags=_flags(facts, laid, mpp, row, config, _left_out(bag, laid), lesions),
     )
 
 
@@ -94,6 +111,13 @@ def _shows_other_tiles(facts: Overlay, bag: BagInfo | None, tiling: Tiling) -> b
         return bag is not None and bag.n > 0
     asked = tiling_facts(tiling)
     return facts.tiling != (bag.provenance.tiling.get("settings") if bag else asked)
+
+
+def _left_out(bag: BagInfo | None, laid: Overlay | None) -> int:
+    """Return how many laid tiles are not in the bag; the bag knows best."""
+    if bag is not None and "planned" in bag.counts:
+        return bag.counts["planned"] - bag.n
+    return laid.left_out if laid else 0
 
 
 def _state(
@@ -118,6 +142,8 @@ def _flags(
     mpp: tuple[float, float] | None,
     row: Mapping[str, str],
     config: Config,
+    left_out: int,
+    lesions: Sequence[Lesion],
 ) -> tuple[str, ...]:
     """Return the flags of the tissue method, and what else is not as usual."""
     flags = [flag for flag in facts.flags if flag != "empty"] if facts else []  # a state already
@@ -125,6 +151,10 @@ def _flags(
         flags.append("anisotropic")
     if row["mpp_source"] == "assumed":
         flags.append("assumed mpp")
+    if any(lesion.state == "missed" for lesion in lesions):
+        flags.append("lesion missed")
+    if left_out:
+        flags.append("tiles left out")
     if facts is None:
         return tuple(flags)
     if laid is None:
@@ -132,8 +162,6 @@ def _flags(
         flags.append(f"drawn {at}")  # by another run; its numbers are not taken
     elif laid.upsampling > 1.0 + 1e-6:
         flags.append("upsampled")
-    if laid is not None and laid.left_out:
-        flags.append("tiles left out")
     if facts.overrides:
         flags.append("own tissue settings")
     elif facts.settings != config.tissue.model_dump(mode="json"):
@@ -169,6 +197,9 @@ def _settings(config: Config, tiling: Tiling, store: BagStore | None) -> dict[st
         "tissue": f"{method.name}{params}, at {config.tissue.mpp:g} µm/px",
         "pieces from": f"{config.tissue.min_area_mm2:g} mm²",
     }
+    limits = config.quality.limits
+    if limits:
+        settings["left out above"] = ", ".join(f"{k} {v:g}" for k, v in limits.items())
     if store is not None:
         settings["bags"] = store.root.name
     return settings

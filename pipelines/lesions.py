@@ -55,16 +55,15 @@ def read_lesions(source: Path, found: Sequence[Surveyed], console: Console) -> R
     return regions
 
 
-def report_lesions(
+def count_lesions(
     regions: Regions,
     found: Sequence[Surveyed],
     out: Path,
     tiling: Tiling,
     store: BagStore | None,
-    console: Console,
     failed: Mapping[str, object],
-) -> dict[str, Any]:
-    """Write OUT/lesions.csv, say what was missed, and return the recall for scripts.
+) -> list[Lesion]:
+    """Return what kept tiles cover of every lesion, after writing it to OUT/lesions.csv.
 
     Args:
         failed: slides that are quarantined; tiles of an earlier run of theirs do not count.
@@ -79,6 +78,11 @@ def report_lesions(
         mpp = info.mpp if info else None
         lesions += lesions_of(slide_id, regions[slide_id], xy0, size0, mpp)
     _write(out / "lesions.csv", lesions)
+    return lesions
+
+
+def report_lesions(lesions: Sequence[Lesion], out: Path, console: Console) -> dict[str, Any]:
+    """Say what was missed, and return the recall for scripts."""
     recall = recall_of(lesions)
     _say(recall, lesions, out, console)
     missed = [_place(lesion) for lesion in lesions if lesion.state == "missed"]
@@ -146,6 +150,20 @@ def _say(recall: Recall, lesions: Sequence[Lesion], out: Path, console: Console)
         f"{recall.covered} of them at least by half; {recall.area:.1%} of their area: "
         f"{out / 'lesions.csv'}"
     )
+
+
+def lesion_words(lesions: Sequence[Lesion]) -> str:
+    """Return what became of one slide's lesions: `2 of 3 covered, missed: corner`."""
+    if not lesions:
+        return ""
+    if any(x.state == "no-tiles" for x in lesions):
+        return f"{len(lesions)}, on no tiles"
+    covered = sum(x.state == "covered" for x in lesions)
+    words = [f"{covered} of {len(lesions)} covered"]
+    for state in ("partly", "missed"):
+        names = [x.lesion for x in lesions if x.state == state]
+        words += [f"{state}: {few(names)}"] if names else []
+    return ", ".join(words)
 
 
 def _sentence(lesion: Lesion) -> str:

@@ -6,12 +6,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pipelines.colour import Colours
 from pipelines.console import Console, counted
 from pipelines.contact_sheet import write_sheet
-from pipelines.lesions import Regions, read_lesions, report_lesions
+from pipelines.lesions import Regions, count_lesions, read_lesions, report_lesions
 from pipelines.own import check_own, own_tissue, tell_edited_in_place
 from pipelines.plan import say_plan, too_coarse_lines
 from pipelines.quarantine import Entry, failed, read_quarantine, write_quarantine
@@ -32,6 +31,7 @@ from wsi.bags import create_store
 from wsi.encoders import Encoder, encoder_info, load_encoder
 from wsi.errors import BagMismatchError, ConfigError, NeedsUpsamplingError
 from wsi.extract import make_recipe, settle_tiling
+from wsi.lesions import Lesion
 from wsi.pixels import plan_pixels
 from wsi.specs import Config
 from wsi.tissue import METHODS
@@ -180,8 +180,9 @@ class _Run:
         draw_unusable(self.found, self.work, self.options.jobs, self.console)
         draw_done(self.kept, self.work, self.options.jobs, self.console)
         out, config, tiling = self.options.out, self.work.config, self.work.tiling
-        sheet = write_sheet(out, config, tiling, self.store, self.options.sheet)
-        return self._summary(sheet)
+        lesions = self._lesions()
+        sheet = write_sheet(out, config, tiling, self.store, self.options.sheet, lesions)
+        return self._summary(sheet, lesions)
 
     def _refuse_changed_settings(self) -> None:
         """Stop when done bags were made with other settings than now asked for."""
@@ -307,7 +308,7 @@ class _Run:
         if entries or self.quarantine_csv.exists():
             write_quarantine(self.quarantine_csv, entries)
 
-    def _summary(self, sheet: Path) -> int:
+    def _summary(self, sheet: Path, lesions: Sequence[Lesion]) -> int:
         done, empty, bad = self.states["done"], self.states["empty"], len(self.entries)
         text = f"{counted(len(self.found), 'slide')}: {done} done, {empty} empty, {bad} quarantined"
         self.console.say(text)
@@ -332,15 +333,17 @@ class _Run:
         if self.colours:
             result["colour"] = self.colours.counts
         if self.lesions:
-            result["lesions"] = self._lesions()
+            result["lesions"] = report_lesions(lesions, self.options.out, self.console)
         self.console.result(result)
         allowed = allowed_quarantined(self.options.allow_quarantined, len(self.found))
         return 3 if bad > allowed else 0
 
-    def _lesions(self) -> dict[str, Any]:
+    def _lesions(self) -> list[Lesion]:
+        """Return what was annotated, counted; a table of an earlier run stays without --lesions."""
+        if not self.lesions:
+            return []
         out, tiling = self.options.out, self.work.tiling
-        found, failed = self.found, self.entries
-        return report_lesions(self.lesions, found, out, tiling, self.store, self.console, failed)
+        return count_lesions(self.lesions, self.found, out, tiling, self.store, self.entries)
 
 
 def allowed_quarantined(text: str, total: int) -> int:

@@ -13,9 +13,11 @@ import cv2
 import h5py
 import numpy as np
 import pytest
+from shapely import box
 
 from pipelines.cli import run_command
 from wsi.bags import open_store
+from wsi.geojson import Shape, write_geojson
 from wsi.slides.dress import write_slide
 
 Picture = Callable[..., np.ndarray]
@@ -260,9 +262,45 @@ def test_tiles_left_out_are_still_crossed_out_when_drawn_again(
     info = open_store(out / "bags").info("s")
     gone = info.counts["planned"] - info.n
     assert gone > 0
-    assert f", {gone} left out" in card
+    blur = info.counts["dropped-blur"]
+    assert f", {gone} left out : {blur} dropped ({blur} blur)" in card
+    text = re.sub(r"<[^>]*>", " ", (out / "report.html").read_text(encoding="utf-8"))
+    assert re.search(r"left out above\s+blur 0\.6\s", text)
     assert preprocess(folder, out, "--until", "tiles") == 0  # the same tiling, nothing crossed out
     assert (out / "thumbnails" / "s.jpg").read_bytes() != drawn
     assert preprocess(folder, out, limit) == 0
     assert cards_of(out)["s"] == card
     assert (out / "thumbnails" / "s.jpg").read_bytes() == drawn
+
+
+@pytest.mark.parametrize("until", ["tiles", "bags"])
+def test_a_card_says_which_lesions_were_missed(
+    slide_folder: Path, tmp_path: Path, until: str
+) -> None:
+    folder, out = tmp_path / "lesions", tmp_path / "out"
+    folder.mkdir()
+    inside, corner = box(420, 420, 620, 600), box(2, 2, 100, 60)  # in the disc, and on glass
+    across = box(0, 480, 400, 540)  # by more than half on tissue
+    small = box(0, 480, 250, 540)
+    named = {"inside": inside, "corner": corner, "across": across, "edge": small}
+    write_geojson(folder / "a.geojson", [Shape(s, "Tumor", label=k) for k, s in named.items()])
+    write_geojson(folder / "b.geojson", [Shape(inside, "Tumor", label="all")])
+    assert preprocess(slide_folder, out, "--until", until, "--lesions", folder) == 0
+    cards = cards_of(out)
+    with (out / "lesions.csv").open(encoding="utf-8", newline="") as file:
+        states = {row["lesion"]: row["state"] for row in csv.DictReader(file)}
+    covered = [k for k in named if states[k] == "covered"]
+    partly = [k for k in named if states[k] == "partly"]
+    assert "inside" in covered
+    assert partly
+    assert states["corner"] == "missed"
+    said = f"lesions {len(covered)} of 4 covered, partly: {', '.join(partly)}, missed: corner"
+    assert said in cards["a"]
+    assert " lesion missed " in cards["a"]
+    assert "lesions 1 of 1 covered" in cards["site/b"]
+    assert "lesion missed" not in cards["site/b"]
+    assert list(cards).index("a") == 1  # after the empty one, before all that are as usual
+    assert "lesion" not in cards["site/c"]
+    # Without the annotations nothing is claimed: the table may be of other tiles.
+    assert preprocess(slide_folder, out, "--until", until) == 0
+    assert not any("lesion" in text for text in cards_of(out).values())

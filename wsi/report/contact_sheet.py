@@ -41,6 +41,8 @@ class SlideCard:
         reason: the word of a quarantined slide, such as `no-mpp`; `message` is for people.
         picture: JPEG of its overlay, and `link` leads there from the page's folder.
         considered: tiles of the whole grid, of which `tiles` are kept.
+        why_left_out: tiles that are not among them by reason: `1 bad`, `5 dropped (5 blur)`.
+        lesions: what became of those annotated: `2 of 3 covered, missed: corner`.
         mpp: um per level-0 pixel (x, y).
         size0: level-0 pixels (w, h); None where the file cannot be opened.
         flags: what a user should know: `pen`, `blur`, `assumed mpp`, ...
@@ -55,6 +57,8 @@ class SlideCard:
     tiles: int | None = None
     considered: int | None = None
     left_out: int = 0
+    why_left_out: str = ""
+    lesions: str = ""
     tissue_mm2: float | None = None
     tissue_share: float | None = None
     mpp: tuple[float, float] | None = None
