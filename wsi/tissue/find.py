@@ -34,7 +34,7 @@ METHODS = Registry(
 )
 
 _USUAL_MPP = 0.25  # of level 0, where nothing is known: most scanners'
-_LEAST_EDGE = 256  # thumbnail pixels along the longer edge that such a slide has at least
+_LEAST_EDGE = 512  # thumbnail pixels along the longer edge that such a slide has at least
 _MAX_PX = 6_000_000  # 20 mm x 20 mm at 8 um/px; a larger slide is seen coarser
 _BLACK = 12
 _PEN_SHARE = 0.002
