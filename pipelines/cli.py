@@ -179,8 +179,7 @@ def preprocess(
     Parameters
     ----------
     slides
-        Folders, slide files, or a CSV with a path column (and mpp, where metadata lacks it);
-        settings may follow.
+        Folders, slide files, or a CSV with a path column (and mpp); settings may follow.
     out
         Output folder: bags, tiles, tissue, thumbnails, slides.csv, quarantine.csv.
     jobs
