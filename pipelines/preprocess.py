@@ -12,7 +12,7 @@ from pipelines.console import Console, counted
 from pipelines.contact_sheet import write_sheet
 from pipelines.lesions import Regions, count_lesions, read_lesions, report_lesions
 from pipelines.own import check_own, own_tissue, tell_edited_in_place
-from pipelines.plan import say_plan, too_coarse_lines
+from pipelines.plan import is_too_coarse, say_plan, too_coarse_lines
 from pipelines.quarantine import Entry, failed, read_quarantine, write_quarantine
 from pipelines.redraw import Done, draw_done, draw_unusable
 from pipelines.slides_csv import Surveyed
@@ -232,7 +232,7 @@ class _Run:
                 self._quarantine(item, item.status, item.reason)
             elif self._is_done(item):
                 continue
-            elif earlier and not self._worth_a_retry(earlier, info.fingerprint):
+            elif earlier and not self._worth_a_retry(earlier, item):
                 self.entries[slide_id] = earlier
             else:
                 yield item
@@ -253,10 +253,13 @@ class _Run:
         self.colours.add(info.provenance.pixels.get("fitted", {}).get("colour", ""))
         return True
 
-    def _worth_a_retry(self, earlier: Entry, fingerprint: str) -> bool:
-        changed = earlier.fingerprint != fingerprint
+    def _worth_a_retry(self, earlier: Entry, item: Surveyed) -> bool:
+        changed = item.info is not None and earlier.fingerprint != item.info.fingerprint
         allowed = 0 < earlier.bad_tiles <= self.options.max_bad_tiles
-        asked = self.options.retry_quarantined or allowed
+        fits = earlier.reason == NeedsUpsamplingError.reason and not is_too_coarse(
+            item, self.work.tiling
+        )
+        asked = self.options.retry_quarantined or allowed or fits
         return asked or changed or earlier.reason in _TRANSIENT
 
     def _outcomes(self, todo: Sequence[Surveyed], tiles: TileCount) -> Iterator[Outcome]:

@@ -561,3 +561,13 @@ def test_settings_of_training_are_said_to_do_nothing_here(
     config.write_text("fit: {epochs: 3}\n")
     assert preprocess(slide_folder, tmp_path, config, "--dry-run") == 0
     assert "training only" not in capsys.readouterr().err
+
+
+def test_a_slide_too_coarse_is_taken_up_once_the_tiling_allows_it(
+    mixed: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert preprocess(mixed, out, "--until", "tiles") == 3
+    assert "coarse" in quarantined(out)
+    assert preprocess(mixed, out, "--until", "tiles", "tiling.mpp=4") == 3
+    assert "coarse" not in quarantined(out)
