@@ -6,6 +6,7 @@ Weights come from a local safetensors file, which holds tensors and no code.
 from __future__ import annotations
 
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated
@@ -217,9 +218,8 @@ def _smp_networks() -> list[str]:
 
 def _smp() -> ModuleType:
     try:
-        import segmentation_models_pytorch as smp
+        return import_module("segmentation_models_pytorch")
     except ImportError:
         raise ConfigError(
             f"torch:{_SMP}<network> needs segmentation-models-pytorch — {_INSTALL}"
         ) from None
-    return smp
