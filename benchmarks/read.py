@@ -129,6 +129,9 @@ def compare(path: Path, edge: int, subsampling: str, aligned: bool, rounds: int)
 
 def compare_fallback(path: Path, rounds: int) -> None:
     """Print one row for a slide that is read through OpenSlide."""
+    if not openslide.OpenSlide.detect_format(path):
+        print(f"{path.name}: OpenSlide does not read it")
+        return
     with open_slide(path, mpp=MPP) as ours, openslide.OpenSlide(path) as theirs:
         w, h = ours.info.size0
         corners = [

@@ -17,7 +17,7 @@ from wsi.errors import RegionError
 from wsi.slides.base import Box, Region
 from wsi.slides.tiff_index import TiffLevel, after_application_markers
 
-_GROUP_BYTES = 2 << 20  # decoded at once per thread, to be cut while they are in the cache
+_GROUP_BYTES = 8 << 20  # decoded at once per thread, to be cut soon after
 _KEPT_BYTES = 192 << 20  # decoded tiles kept for a later row of boxes
 _TASK_TILES = 8  # decoded by a thread at a time
 _READ_BYTES = 4 << 20  # read from the file at once
