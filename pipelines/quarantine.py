@@ -1,16 +1,20 @@
-"""`quarantine.csv`: which slides could not be used, why, and how often that was tried."""
+"""Slides that could not be used: why, and how often that was tried.
+
+One small file per slide below OUT/quarantine is the truth, so that any number of processes may
+write; `OUT/quarantine.csv` is made from them, for people.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from wsi.errors import ConfigError
-from wsi.files import publish_bytes
+from wsi.files import TEMPORARY_PREFIX, file_name_of, publish_bytes, publish_json
 
 
 @dataclass(frozen=True)
@@ -34,35 +38,54 @@ class Entry:
     bad_tiles: int = 0
 
 
-def read_quarantine(path: Path) -> dict[str, Entry]:
-    """Return the entries of an earlier run by slide id; none when there was no run."""
-    if not path.is_file():
-        return {}
+class Quarantine:
+    """The quarantined slides of an output folder."""
+
+    def __init__(self, out: Path) -> None:
+        self._folder = out / "quarantine"
+        self.csv = out / "quarantine.csv"
+
+    def entries(self) -> dict[str, Entry]:
+        """Return all entries by slide id; one that is damaged is left out, its slide tried anew."""
+        paths = sorted(self._folder.glob("*.json")) if self._folder.is_dir() else []
+        found = [_read(p) for p in paths if not p.name.startswith(TEMPORARY_PREFIX)]
+        return {entry.slide_id: entry for entry in found if entry}
+
+    def entry(self, slide_id: str) -> Entry | None:
+        """Return the entry of a slide, None when it has none."""
+        return _read(self._path(slide_id))
+
+    def put(self, entry: Entry) -> None:
+        """Record that a slide cannot be used."""
+        publish_json(self._path(entry.slide_id), asdict(entry))
+
+    def remove(self, slide_id: str) -> None:
+        """Forget an entry: the slide was used after all."""
+        self._path(slide_id).unlink(missing_ok=True)
+
+    def write_csv(self) -> None:
+        """Write the table of all entries, sorted by slide id."""
+        entries = self.entries()
+        if entries or self.csv.exists():
+            publish_bytes(self.csv, _table(entries))
+
+    def _path(self, slide_id: str) -> Path:
+        return self._folder / f"{file_name_of(slide_id)}.json"
+
+
+def _read(path: Path) -> Entry | None:
     try:
-        with path.open(encoding="utf-8", newline="") as handle:
-            reader = csv.DictReader(handle)
-            if {*(reader.fieldnames or ()), "bad_tiles"} != {f.name for f in fields(Entry)}:
-                raise ValueError("other columns")
-            entries = [_entry(row) for row in reader]
-    except (KeyError, TypeError, ValueError, csv.Error) as error:
-        raise ConfigError(
-            f"{path} is no table of quarantined slides ({error}) — remove it and rerun"
-        ) from None
-    return {entry.slide_id: entry for entry in entries}
+        return Entry(**json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
-def _entry(row: dict[str, str]) -> Entry:
-    numbers = {name: int(row.pop(name)) for name in ("attempts", "bad_tiles") if name in row}
-    return Entry(**numbers, **row)  # pyright: ignore[reportArgumentType]
-
-
-def write_quarantine(path: Path, entries: Mapping[str, Entry]) -> None:
-    """Write all entries, sorted by slide id."""
+def _table(entries: Mapping[str, Entry]) -> bytes:
     text = io.StringIO()
     writer = csv.DictWriter(text, [f.name for f in fields(Entry)], lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(entries[slide_id]) for slide_id in sorted(entries))
-    publish_bytes(path, text.getvalue().encode())
+    return text.getvalue().encode()
 
 
 def failed(

@@ -1,31 +1,35 @@
-"""The work of preprocessing on one slide, in this process or in others side by side."""
+"""The work of preprocessing on one slide, in a child process: all that touches the slide itself."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
 from pipelines.colour import write_colour_strip
-from pipelines.console import Tracker
 from pipelines.overlay import draw_tissue, show_left_out, write_located
 from pipelines.own import own_tissue
 from pipelines.slides_csv import Surveyed
-from pipelines.tilecounts import bad_line, fates
-from pipelines.workers import processes
-from wsi.bags import create_store
-from wsi.encoders import Encoder, encoder_info, load_encoder
-from wsi.errors import BadTilesError, BagError, NeedsUpsamplingError, RegionError, SlideError
-from wsi.extract import Located, Recipe, Tiling, embed, locate, settle_tiling
-from wsi.pixels import PixelPlan, fit_pixels
+from wsi.bags import BagStore, create_store
+from wsi.errors import BadTilesError, NeedsUpsamplingError, RegionError, SlideError
+from wsi.extract import DEFAULT_BATCH, BagPlan, Located, Recipe, Tiling, locate, plan_bag
+from wsi.pixels import PixelPlan, PixelSteps, fit_pixels
+from wsi.prepared import Preparation
 from wsi.slides import Slide, open_slide
 from wsi.specs import Config
+from wsi.supervision import Channel
 from wsi.tissue import OwnTissue
 
 Until = Literal["tissue", "tiles", "bags"]
+READ = "read"
+"""State of a slide whose tiles have all been handed over: its bags are not made yet."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class Outcome:
         fates: tiles by what became of them, see `pipelines.tilecounts`.
         warning: which tiles of a bag could not be decoded; empty where all could.
         bad_tiles: how many tiles could not be decoded where that is why it failed.
+        spent: seconds by kind of work.
+        trace: of an error that nobody foresaw.
     """
 
     slide_id: str
@@ -46,114 +52,173 @@ class Outcome:
     warning: str = ""
     bad_tiles: int = 0
     colour: str = ""
+    spent: Mapping[str, float] = field(default_factory=dict)
+    trace: str = ""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A recipe and the folder its bags go to."""
+
+    recipe: Recipe
+    bags: Path
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a process needs to take slides to bags."""
+    """What a process needs to read slides.
+
+    Attributes:
+        targets: what bags are made, all of one tiling; none where bags are not asked for.
+        threads: that decode side by side.
+    """
 
     config: Config
     pixels: PixelPlan
-    recipe: Recipe | None
-    bags: Path
+    tiling: Tiling
+    targets: tuple[Target, ...]
     out: Path
-    device: str
     until: Until
     max_bad_tiles: int = 0
     threads: int = 1
 
     @property
-    def tiling(self) -> Tiling:
-        """Return the tiling of the recipe, also where no bags are asked for."""
-        if self.recipe is not None:
-            return self.recipe.tiling
-        return settle_tiling(self.config.tiling, encoder_info(self.config.encoder))
+    def slot_bytes(self) -> int:
+        """Return how much shared memory the tiles of a part need."""
+        return DEFAULT_BATCH * self.tiling.tile_px**2 * 3
+
+    def store(self, k: int = 0) -> BagStore:
+        """Return the store of a target."""
+        return create_store(self.targets[k].bags, self.config.store)
 
 
-class TileCount:
-    """Progress by tiles; a slide not looked at yet counts as the mean of those that were."""
+@dataclass(frozen=True)
+class Found:
+    """Sent by a child when tissue and tiles of a slide are known: how many tiles it has."""
 
-    def __init__(self, track: Tracker, slides: int) -> None:
-        self._track = track
-        self._slides = slides
-        self._seen = 0
-        self._tiles = 0
-
-    def located(self, tiles: int) -> None:
-        """Note how many tiles one more slide has."""
-        self._seen += 1
-        self._tiles += tiles
-        self._track.expect(round(self._tiles / self._seen * self._slides))
-
-    def read(self, tiles: int) -> None:
-        """Count tiles that are dealt with."""
-        self._track.advance(tiles)
+    tiles: int
 
 
-def one_slide(
-    work: Work, item: Surveyed, encoder: Encoder | None, tiles: TileCount | None = None
+@dataclass(frozen=True)
+class Planned:
+    """Sent before the tiles of a slide: what the bags of the targets wanted will hold."""
+
+    plans: tuple[BagPlan, ...]
+
+
+def read_slide(
+    channel: Channel, work: Work, item: Surveyed, path: Path, wanted: tuple[int, ...]
 ) -> Outcome:
-    """Take one slide as far as asked; whatever is wrong with it is its outcome, not an error."""
-    config, slide_id = work.config, item.file.slide_id
+    """Take one slide as far as its tiles; whatever is wrong with it is the outcome, no error.
+
+    Args:
+        path: where to read it, which may be a copy.
+        wanted: numbers of the targets whose bags are to be made.
+    """
+    cv2.setNumThreads(work.threads)
     try:
         with open_slide(
-            item.file.path,
-            slide_id,
+            path,
+            item.file.slide_id,
             mpp=item.file.mpp,
-            spec=config.slides,
-            half_dct=config.pixels.half_dct,
+            spec=work.config.slides,
+            half_dct=work.config.pixels.half_dct,
             threads=work.threads,
         ) as slide:
-            own = own_tissue(work.out, item.file, slide.info, config.tissue)
-            if work.until == "tissue":
-                found = draw_tissue(work.out, slide, config.tissue, own)
-                return Outcome(slide_id, "done" if found else "empty", "no tissue was found")
-            located = _locate(work, slide, own)
-            if tiles is not None:
-                tiles.located(len(located.grid))
-            steps = fit_pixels(slide, located.tissue, located.grid, work.pixels)
-            colour = steps.record.get("colour", "")
-            if work.pixels.changes_colour and len(located.grid):
-                write_colour_strip(work.out, slide, located.grid, steps)
-            if work.recipe is None or encoder is None:
-                _refuse_unreadable(slide, located, work.max_bad_tiles)
-                state = "done" if len(located.grid) else "empty"
-                n = len(located.grid)
-                if tiles is not None:
-                    tiles.read(n)
-                return Outcome(
-                    slide_id, state, "no tissue was found", n, {"tiles": n}, colour=colour
-                )
-            store = create_store(work.bags, config.store)
-            count = tiles.read if tiles is not None else lambda n: None
-            info = embed(
-                slide,
-                located,
-                encoder,
-                work.recipe,
-                store,
-                steps=steps,
-                max_bad_tiles=work.max_bad_tiles,
-                on_tiles=count,
-            )
-            if info.n < len(located.grid):
-                embedded = store.read(slide_id).xy0 if info.n else located.grid.xy0[:0]
-                show_left_out(work.out, slide, config.tissue, located, work.tiling, embedded)
-            return Outcome(
-                slide_id,
-                info.status,
-                info.reason or "",
-                info.n,
-                fates(info, just_made=True),
-                bad_line(info),
-                colour=colour,
-            )
+            return _Reading(channel, work, item, slide).take(wanted)
     except BadTilesError as error:
-        return Outcome(slide_id, error.reason, str(error), bad_tiles=error.bad)
+        return Outcome(item.file.slide_id, error.reason, str(error), bad_tiles=error.bad)
     except SlideError as error:
-        return Outcome(slide_id, error.reason, str(error))
-    except BagError as error:
-        return Outcome(slide_id, "non-finite-embedding", str(error))
+        return Outcome(item.file.slide_id, error.reason, str(error))
+    except OSError as error:
+        if error.filename and Path(error.filename) != path:
+            raise  # about the outputs
+        reason = f"{path.name} cannot be read ({error.strerror}) — check the file and its disk"
+        return Outcome(item.file.slide_id, "io-error", reason)
+
+
+class _Reading:
+    """One slide on its way from file to tiles."""
+
+    def __init__(self, channel: Channel, work: Work, item: Surveyed, slide: Slide) -> None:
+        self._channel = channel
+        self._work = work
+        self._slide = slide
+        self._slide_id = item.file.slide_id
+        self._started = time.perf_counter()
+        self._spent: defaultdict[str, float] = defaultdict(float)
+        self._own = own_tissue(work.out, item.file, slide.info, work.config.tissue)
+
+    def take(self, wanted: tuple[int, ...]) -> Outcome:
+        """Return how far the slide came."""
+        work, slide = self._work, self._slide
+        if work.until == "tissue":
+            found = draw_tissue(work.out, slide, work.config.tissue, self._own)
+            return self._outcome("done" if found else "empty", "" if found else _NOTHING)
+        located = _locate(work, slide, self._own)
+        n = len(located.grid)
+        self._channel.send(Found(n))
+        steps = fit_pixels(slide, located.tissue, located.grid, work.pixels)
+        if work.pixels.changes_colour and n:
+            write_colour_strip(work.out, slide, located.grid, steps)
+        self._spent["locate"] = time.perf_counter() - self._started
+        if work.until == "tiles":
+            _refuse_unreadable(slide, located, work.max_bad_tiles)
+            outcome = self._outcome("done" if n else "empty", "" if n else _NOTHING)
+            return replace(outcome, tiles=n, fates={"tiles": n}, colour=_colour(steps))
+        self._hand_over(located, steps, wanted)
+        return replace(self._outcome(READ), colour=_colour(steps))
+
+    def _hand_over(self, located: Located, steps: PixelSteps, wanted: tuple[int, ...]) -> None:
+        """Send the plan of each bag, then the tiles that any of them lacks."""
+        work, slide, grid = self._work, self._slide, located.grid
+        plans = [
+            plan_bag(slide, located, work.targets[k].recipe, work.store(k), steps) for k in wanted
+        ]
+        self._channel.send(Planned(tuple(plans)))
+        if not len(grid):
+            return
+        lacking = np.any([plan.held < 0 for plan in plans], axis=0)
+        fresh, kept = np.flatnonzero(lacking), ~lacking
+        limits = work.config.quality.limits
+        tiles = Preparation(
+            slide,
+            grid,
+            limits,
+            plans[0].rule,
+            steps,
+            DEFAULT_BATCH,
+            work.max_bad_tiles,
+            self._place,
+            self._spent,
+        )
+        for part in tiles.parts(fresh, int(kept.sum())):
+            if len(part.rows):
+                self._channel.send_slot(replace(part, tiles=None))
+            else:
+                self._channel.send(part)
+            kept[part.rows] = True
+        self._spent["decode"] = slide.decoding_s - slide.file_s
+        self._spent["read"] = slide.file_s
+        self._spent["resize"] = slide.resizing_s
+        if not kept.all():
+            tissue = work.config.tissue
+            show_left_out(work.out, slide, tissue, located, work.tiling, grid.xy0[kept])
+
+    def _place(self, shape: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+        size = int(np.prod(shape))
+        return self._channel.slot()[:size].reshape(shape)
+
+    def _outcome(self, state: str, message: str = "") -> Outcome:
+        self._spent["slide"] = time.perf_counter() - self._started
+        return Outcome(self._slide_id, state, message, spent=dict(self._spent))
+
+
+_NOTHING = "no tissue was found"
+
+
+def _colour(steps: PixelSteps) -> str:
+    return steps.record.get("colour", "")
 
 
 def _locate(work: Work, slide: Slide, own: OwnTissue) -> Located:
@@ -175,37 +240,3 @@ def _refuse_unreadable(slide: Slide, located: Located, max_bad_tiles: int) -> No
             f"{slide.info.path.name}: parts of it cannot be decoded — copy it again from its "
             "source, or leave such tiles out with --max-bad-tiles"
         )
-
-
-_encoder: Encoder | None = None  # one per worker process
-
-
-def _start_worker(work: Work) -> None:
-    global _encoder
-    if work.recipe is not None:
-        import torch
-
-        torch.set_num_threads(1)
-        _encoder = load_encoder(work.config.encoder, work.device)
-
-
-def _in_worker(work: Work, item: Surveyed) -> Outcome:
-    return one_slide(work, item, _encoder)
-
-
-def in_parallel(work: Work, todo: Sequence[Surveyed], jobs: int) -> Iterator[Outcome]:
-    """Yield the outcome of each slide as it comes, by `jobs` processes side by side."""
-    with processes(min(jobs, len(todo)), _start_worker, (work,)) as pool:
-        futures: dict[Future[Outcome], Surveyed] = {
-            pool.submit(_in_worker, work, item): item for item in todo
-        }
-        for future in as_completed(futures):
-            try:
-                yield future.result()
-            except BrokenProcessPool:
-                yield Outcome(
-                    futures[future].file.slide_id,
-                    "decoder-crash",
-                    "a worker process died while slides were read — rerun with --jobs 1 and "
-                    "--retry-quarantined to find the slide",
-                )

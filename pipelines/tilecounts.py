@@ -5,10 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pipelines.console import counted
+from pipelines.console import Tracker, counted
 from wsi.bags import DROPPED, BagInfo
 from wsi.errors import ConfigError
 from wsi.findings import few
+
+
+class TileCount:
+    """Progress by tiles; a slide not looked at yet counts as the mean of those that were."""
+
+    def __init__(self, track: Tracker, slides: int) -> None:
+        self._track = track
+        self._slides = slides
+        self._seen = 0
+        self._tiles = 0
+
+    def located(self, tiles: int) -> None:
+        """Note how many tiles one more slide has."""
+        self._seen += 1
+        self._tiles += tiles
+        self._track.expect(round(self._tiles / self._seen * self._slides))
+
+    def read(self, tiles: int) -> None:
+        """Count tiles that are dealt with."""
+        self._track.advance(tiles)
 
 
 def fates(info: BagInfo, *, just_made: bool = False) -> dict[str, int]:

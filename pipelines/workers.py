@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import signal
@@ -11,8 +12,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from wsi.errors import ConfigError
+from wsi.specs import LimitsSpec
+from wsi.supervision import Crew, Limits
 
 _MOST_THREADS = 8  # more feed no encoder faster
+_NETWORK_BYTES = 24 << 30  # of address space; torch and its libraries map that much, and use little
 _KINDS = ("cpu", "cuda", "mps")
 
 
@@ -35,6 +39,28 @@ def processes(
                 child.terminate()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+_crew: Crew | None = None  # kept from one part of a command to the next
+
+
+def readers(jobs: int, config: LimitsSpec, network: bool = False) -> Crew:
+    """Return the children that open slides, `jobs` of them at most; they are kept warm.
+
+    Args:
+        network: whether a network of torch finds tissue, for which far more memory is mapped.
+    """
+    global _crew
+    more = _NETWORK_BYTES if network else 0
+    limits = Limits(config.silence_s, round(config.memory_gb * 1e9) + more)
+    if _crew is not None and _crew.limits != limits:
+        _crew.close()
+        _crew = None
+    if _crew is None:
+        _crew = Crew(jobs, limits)
+        atexit.register(_crew.close)
+    _crew.size = jobs
+    return _crew
 
 
 def _start(start: Callable[..., None] | None, args: tuple[Any, ...]) -> None:

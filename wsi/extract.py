@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,23 +12,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import cv2
 import numpy as np
 import openslide
+from numpy.typing import NDArray
 
-from wsi.bags import (
-    DROPPED,
-    BagInfo,
-    BagStore,
-    BagWriter,
-    Interleaved,
-    Provenance,
-    beyond,
-    earlier_rows,
-)
-from wsi.errors import BadTilesError, ConfigError
+from wsi.bags import BagInfo, BagStore, Interleaved, Provenance, earlier_rows, held_rows
+from wsi.errors import BagError, ConfigError
 from wsi.pixels import PixelPlan, PixelSteps, fit_pixels, plan_pixels
-from wsi.quality import FoldRule, fold_rule, tile_scores
+from wsi.prepared import Prepared, Preparation
+from wsi.quality import FoldRule, fold_rule
 from wsi.slides import Slide, SlideInfo, Thumbnail
 from wsi.specs import Config, QualitySpec, TilingSpec, TissueSpec
-from wsi.tile_batches import TileBatch, tile_batches
 from wsi.tiling import TileGrid, make_grid
 from wsi.tissue import OwnTissue, TissueMask, recipe_of
 
@@ -35,6 +28,7 @@ if TYPE_CHECKING:
     from wsi.encoders import Encoder, EncoderInfo
 
 DEFAULT_BATCH = 64
+_NO_FOLDS = FoldRule(threshold=1.0, um=1.0)  # of a slide without tiles: nothing is above 1
 
 
 @dataclass(frozen=True)
@@ -189,6 +183,113 @@ def locate(
     return Located(mask, grid, thumbnail, own, found)
 
 
+@dataclass(frozen=True)
+class BagPlan:
+    """What a bag will hold, known before the first tile is encoded.
+
+    Attributes:
+        made: what it is made from.
+        rule: how folds look on this slide.
+        held: for each tile, the row of an earlier bag that holds it, -1 where it must be read.
+        empty: why there are no tiles; nothing where there are.
+    """
+
+    slide_id: str
+    grid: TileGrid
+    made: Provenance
+    rule: FoldRule
+    held: NDArray[np.int64]
+    empty: str = ""
+
+    @property
+    def fresh(self) -> NDArray[np.int64]:
+        """Return the tiles that must be read."""
+        return np.flatnonzero(self.held < 0)
+
+
+def plan_bag(
+    slide: Slide, located: Located, recipe: Recipe, store: BagStore, steps: PixelSteps
+) -> BagPlan:
+    """Return what the bag of a slide will hold.
+
+    Args:
+        store: where an earlier bag of the slide may lie, whose tiles are used again.
+        steps: the recipe's pixel steps fitted to this slide.
+    """
+    grid, slide_id = located.grid, slide.info.slide_id
+    made = recipe.provenance(slide.info, located, steps=steps)
+    if not len(grid):
+        found = located.tissue.mask.any()
+        reason = "no-tile-with-enough-tissue" if found else "no-tissue"
+        return BagPlan(slide_id, grid, made, _NO_FOLDS, np.zeros(0, np.int64), reason)
+    rule = _fold_rule(located, slide.info, steps)
+    made = replace(made, quality=made.quality | {"fold": asdict(rule)})
+    held = earlier_rows(store, slide_id, made, grid.xy0).row
+    return BagPlan(slide_id, grid, made, rule, held)
+
+
+def store_empty(store: BagStore, plan: BagPlan) -> BagInfo:
+    """Record that a slide has no tile, and why."""
+    counts = {"considered": plan.grid.considered, "planned": 0}
+    return store.write_empty(plan.slide_id, plan.made, reason=plan.empty, counts=counts)
+
+
+class BagInProgress:
+    """One slide's bag while its parts come in; it exists when `finish` returns.
+
+    A context manager: what was not finished leaves nothing.
+
+    Args:
+        dim: width of the features.
+    """
+
+    def __init__(self, store: BagStore, plan: BagPlan, dim: int) -> None:
+        self.timings: dict[str, float] = {}
+        self._store = store
+        self._plan = plan
+        self._undo = ExitStack()
+        grid = plan.grid
+        self._writer = self._undo.enter_context(
+            store.writer(plan.slide_id, len(grid), dim, plan.made)
+        )
+        self._writer.counts.update({"considered": grid.considered, "planned": len(grid)})
+        self._writer.versions.update(_versions())
+        earlier = held_rows(store, plan.slide_id, plan.held)
+        self._rows = Interleaved(self._writer, earlier, grid.xy0, grid.tissue)
+
+    def __enter__(self) -> BagInProgress:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        # Without an error of its own the writer would take the rows that came for all of them.
+        self._undo.__exit__(BagError, BagError("not finished"), None)
+
+    def add(self, part: Prepared, features: NDArray[np.float32]) -> None:
+        """Take the features (k, D) of a part's tiles, and count what was left out of it.
+
+        Raises:
+            BagError: a feature is not finite.
+        """
+        for reason, n in part.left_out.items():
+            self._writer.leave_out(n, reason)
+        self._writer.bad_tiles += [asdict(bad) for bad in part.bad]
+        new = self._plan.held[part.rows] < 0  # a bag of another encoder may lack more than this one
+        if new.any():
+            scores = {name: values[new] for name, values in part.scores.items()}
+            self._rows.append(part.rows[new], features[new], scores)
+
+    def finish(self) -> BagInfo:
+        """Publish the bag and return its sidecar.
+
+        Raises:
+            BagError: parts are missing.
+        """
+        self._rows.finish()
+        self._writer.timings.update(self.timings)
+        self._undo.close()
+        return self._store.info(self._plan.slide_id)
+
+
 def embed(
     slide: Slide,
     located: Located,
@@ -201,7 +302,7 @@ def embed(
     max_bad_tiles: int = 0,
     on_tiles: Callable[[int], None] = lambda n: None,
 ) -> BagInfo:
-    """Embed a slide's tiles, store the bag and return its sidecar.
+    """Embed a slide's tiles in this process, store the bag and return its sidecar.
 
     Left out and counted are tiles without data (`missing`), tiles that cannot be decoded (`bad`,
     each listed) and tiles above a limit of the recipe (`dropped-blur`, ...). A slide of which no
@@ -221,35 +322,38 @@ def embed(
         BagError: a feature is not finite; nothing is stored.
     """
     started = time.perf_counter()
-    grid, info = located.grid, slide.info
+    grid = located.grid
     if steps is None:
         steps = fit_pixels(slide, located.tissue, grid, recipe.pixels)
-    made = recipe.provenance(info, located, steps=steps)
-    counts = {"considered": grid.considered, "planned": len(grid)}
+    plan = plan_bag(slide, located, recipe, store, steps)
     if not len(grid):
-        reason = "no-tissue" if not located.tissue.mask.any() else "no-tile-with-enough-tissue"
-        return store.write_empty(info.slide_id, made, reason=reason, counts=counts)
-    rule = _fold_rule(located, info, steps)
-    made = replace(made, quality=made.quality | {"fold": asdict(rule)})
-    earlier = earlier_rows(store, info.slide_id, made, grid.xy0)
-    with store.writer(info.slide_id, len(grid), encoder.info.dim, made) as writer:
-        writer.counts.update(counts)
-        writer.versions.update(_versions())
-        rows = Interleaved(writer, earlier, grid.xy0, grid.tissue)
-        work = _Embedding(grid, encoder, recipe, rule, steps, writer, rows)
-        for part in tile_batches(slide, grid, batch, max_bad_tiles, earlier.fresh):
-            work.add(part)
+        return store_empty(store, plan)
+    work = Preparation(
+        slide, grid, recipe.quality.limits, plan.rule, steps, batch, max_bad_tiles
+    )
+    encoding = 0.0
+    with BagInProgress(store, plan, encoder.info.dim) as bag:
+        reused = len(grid) - len(plan.fresh)
+        for part in work.parts(plan.fresh, reused):
+            before = time.perf_counter()
+            features = encode(encoder, part.tiles)
+            encoding += time.perf_counter() - before
+            bag.add(part, features)
             on_tiles(part.size)
-        reused = rows.finish()
         on_tiles(reused)
-        work.check(info, reused)
-        total = time.perf_counter() - started
-        writer.timings.update(
-            encode_s=round(work.encoding, 3),
-            score_s=round(work.scoring, 3),
-            read_s=round(total - work.encoding - work.scoring, 3),
-        )
-    return store.info(info.slide_id)
+        read = time.perf_counter() - started - encoding - work.spent["score"]
+        spent = {"encode_s": encoding, "score_s": work.spent["score"], "read_s": read}
+        bag.timings.update({name: round(seconds, 3) for name, seconds in spent.items()})
+        return bag.finish()
+
+
+def encode(encoder: Encoder, tiles: NDArray[np.uint8] | None) -> NDArray[np.float32]:
+    """Return features (k, D) of uint8 tiles (k, h, w, 3); none of no tiles."""
+    import torch
+
+    if tiles is None or not len(tiles):
+        return np.zeros((0, encoder.info.dim), np.float32)
+    return encoder.embed(torch.from_numpy(tiles)).cpu().numpy()
 
 
 def _fold_rule(located: Located, info: SlideInfo, steps: PixelSteps) -> FoldRule:
@@ -264,79 +368,7 @@ def _fold_rule(located: Located, info: SlideInfo, steps: PixelSteps) -> FoldRule
     return fold_rule(pixels, np.asarray(mask), um)
 
 
-class _Embedding:
-    """One slide's batches on their way into a bag: scored, thinned out, embedded."""
-
-    def __init__(
-        self,
-        grid: TileGrid,
-        encoder: Encoder,
-        recipe: Recipe,
-        rule: FoldRule,
-        steps: PixelSteps,
-        writer: BagWriter,
-        rows: Interleaved,
-    ) -> None:
-        self.encoding = 0.0
-        self.scoring = 0.0
-        self._grid = grid
-        self._encoder = encoder
-        self._limits = recipe.quality.limits
-        self._rule = rule
-        self._steps = steps
-        self._writer = writer
-        self._rows = rows
-        self._decoded = 0
-
-    def add(self, part: TileBatch) -> None:
-        """Embed what stays of a batch and count the rest."""
-        if part.missing:
-            self._writer.leave_out(part.missing, "missing")
-        if part.bad:
-            self._writer.leave_out(len(part.bad), "bad")
-            self._writer.bad_tiles += [asdict(bad) for bad in part.bad]
-        if part.tiles:
-            self._decoded += len(part.tiles)
-            self._add_tiles(np.asarray(part.rows), np.stack(part.tiles))
-
-    def _add_tiles(self, rows: np.ndarray, tiles: np.ndarray) -> None:
-        tiles = self._steps.to_srgb(tiles)
-        before = time.perf_counter()
-        scores = tile_scores(tiles, self._grid.mpp, self._rule)
-        kept = np.ones(len(rows), bool)
-        for name, over in beyond(scores, self._limits).items():
-            if over.any():
-                self._writer.leave_out(int(over.sum()), DROPPED + name)
-            kept &= ~over
-        self.scoring += time.perf_counter() - before
-        if not kept.any():
-            return
-        rows, scores = rows[kept], {name: values[kept] for name, values in scores.items()}
-        tiles = self._steps.normalise(tiles[kept])
-        before = time.perf_counter()
-        features = _features(self._encoder, tiles)
-        self.encoding += time.perf_counter() - before
-        self._rows.append(rows, features, scores)
-
-    def check(self, info: SlideInfo, reused: int) -> None:
-        """Refuse a slide of which no tile could be decoded, however many were allowed to fail."""
-        bad = len(self._writer.bad_tiles)
-        if bad and not self._decoded + reused:
-            first = self._writer.bad_tiles[0]["reason"]
-            raise BadTilesError(
-                f"{info.path.name}: none of its {bad} tiles with data can be decoded, {first} — "
-                "copy the slide again from its source",
-                0,
-            )
-
-
 def _versions() -> dict[str, str]:
     """Return the versions of what decodes, resizes and encodes tiles."""
     found = {name: version(name) for name in ("simplejpeg", "tifffile", "pillow", "torch", "timm")}
     return found | {"openslide": openslide.__library_version__, "opencv": cv2.__version__}
-
-
-def _features(encoder: Encoder, tiles: np.ndarray) -> np.ndarray:
-    import torch
-
-    return encoder.embed(torch.from_numpy(tiles)).cpu().numpy()

@@ -150,6 +150,23 @@ class QualitySpec(ScoreLimits):
     """Tiles left out before embedding; all of it is part of the recipe."""
 
 
+class LimitsSpec(Spec):
+    """What reading one slide may take, and what a run may write; no part of the recipe."""
+
+    silence_s: Annotated[float, Field(gt=0)] = Field(
+        default=300.0, description="seconds without a tile after which a reader counts as hanging"
+    )
+    memory_gb: Annotated[float, Field(gt=0)] = Field(
+        default=8.0, description="memory that reading one slide may ask for"
+    )
+    max_gb: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="stop cleanly before bags of a run take more than this"
+    )
+    max_files: Annotated[int, Field(gt=0)] | None = Field(
+        default=None, description="stop cleanly before a run has written more bags than this"
+    )
+
+
 class DataSpec(ScoreLimits):
     """Which labels and which tiles are used; limits on scores need no new embedding."""
 
@@ -271,9 +288,10 @@ class Config(Spec):
     tiling: TilingSpec = TilingSpec()
     pixels: PixelsSpec = PixelsSpec()
     quality: QualitySpec = QualitySpec()
-    encoder: Named = Field(
+    limits: LimitsSpec = LimitsSpec()
+    encoder: Named | tuple[Named, ...] = Field(
         default=Component(name="texture-v1"),
-        description="built-in, or timm:<model>, hf-hub:<org>/<model>",
+        description="built-in, or timm:<model>, hf-hub:<org>/<model>; several in one read as a list",
     )
     precision: Literal["float16", "float32"] = Field(
         default="float16", description="of stored features"
@@ -290,3 +308,15 @@ class Config(Spec):
     )
     fit: FitSpec = FitSpec()
     evaluate: EvaluateSpec = EvaluateSpec()
+
+    @property
+    def encoders(self) -> tuple[Component, ...]:
+        """Return the encoders, one or several."""
+        return self.encoder if isinstance(self.encoder, tuple) else (self.encoder,)
+
+    @model_validator(mode="after")
+    def _encoders_are_distinct(self) -> Config:
+        names = [encoder.model_dump_json() for encoder in self.encoders]
+        if not names or len(set(names)) < len(names):
+            raise ValueError("encoder must be a name, or a list of different ones")
+        return self

@@ -4,7 +4,7 @@ from wsi.bags.bag import Bag, Provenance
 from wsi.bags.base import BagStore, Finding
 from wsi.bags.convert import convert
 from wsi.bags.open import STORES, create_store, open_store
-from wsi.bags.reuse import Earlier, Interleaved, earlier_rows
+from wsi.bags.reuse import Earlier, Interleaved, earlier_rows, held_rows
 from wsi.bags.scores import ALL_TILES, SCORES, TileFilter, beyond
 from wsi.bags.select import check_uniform
 from wsi.bags.sidecar import BagInfo
@@ -29,5 +29,6 @@ __all__ = [
     "convert",
     "create_store",
     "earlier_rows",
+    "held_rows",
     "open_store",
 ]

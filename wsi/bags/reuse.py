@@ -64,6 +64,13 @@ def earlier_rows(store: BagStore, slide_id: str, made: Provenance, xy0: Rows) ->
     return Earlier(row, bag, info.max_rel_error)
 
 
+def held_rows(store: BagStore, slide_id: str, row: NDArray[np.int64]) -> Earlier:
+    """Return the earlier bag of a slide with the rows of it that `earlier_rows` found to hold."""
+    if not (row >= 0).any():
+        return Earlier(row)
+    return Earlier(row, store.read(slide_id), store.info(slide_id).max_rel_error)
+
+
 def _tiles_of(made: Provenance) -> dict[str, Any]:
     """Return all that a tile's features and scores depend on, beside its place."""
     content = made.to_json()

@@ -107,7 +107,9 @@ class TiffReader(Slide):
         if (x0, y0) != (0, 0):
             boxes = [_moved(box, -x0, -y0) for box in boxes]
         failed = False
-        for region in self._open_tiles().regions(level, boxes, step):
+        tiles = self._open_tiles()
+        for region in tiles.regions(level, boxes, step):
+            self.file_s = tiles.file_s
             if isinstance(region, RegionError):
                 failed = True
                 yield region

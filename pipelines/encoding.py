@@ -1,0 +1,169 @@
+"""Encoders at work on the tiles that readers hand over, on threads beside the reading."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi.encoders import Encoder
+from wsi.extract import encode
+
+_DEVICE_BATCH = 256  # tiles of any slides together; a device is idle between small batches
+_DEVICE_THREADS = 2  # one puts tiles together while the device works for the other
+
+
+@dataclass(eq=False)
+class Encoded:
+    """Tiles of one slide with their features.
+
+    Attributes:
+        tag: whatever the caller wants to know them by.
+        tiles: uint8 (k, h, w, 3).
+        by: numbers of the encoders to use.
+        features: (k, D) by number of the encoder, when done.
+        seconds: that encoding took.
+        error: why there are no features.
+    """
+
+    tag: Any
+    tiles: NDArray[np.uint8]
+    by: tuple[int, ...]
+    features: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    seconds: float = 0.0
+    error: BaseException | None = None
+
+
+class Encoding:
+    """Threads that encode what is put in; a context manager.
+
+    On a CPU each piece is a batch, so that a slide's features do not depend, to the last bit, on
+    what else was encoded. On a device pieces of several slides share a batch, so that it never
+    waits; when its memory runs out, batches become half as large.
+
+    Args:
+        encoders: those that pieces name by number.
+        threads: that encode side by side on a CPU.
+    """
+
+    def __init__(self, encoders: Sequence[Encoder], device: str, threads: int) -> None:
+        self._encoders = encoders
+        self._on_device = device != "cpu"
+        self.batch = _DEVICE_BATCH if self._on_device else 1
+        self.halved = 0
+        self._pending: list[Encoded] = []
+        self._todo: queue.SimpleQueue[list[Encoded] | None] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[Encoded] = queue.SimpleQueue()
+        self._given = self._taken = 0
+        self._awake, self._bell = os.pipe()
+        os.set_blocking(self._bell, False)
+        n = _DEVICE_THREADS if self._on_device else threads
+        self._threads = [
+            threading.Thread(target=self._work, daemon=True) for _ in range(n if encoders else 0)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def __enter__(self) -> Encoding:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for _ in self._threads:
+            self._todo.put(None)
+        if exc[0] is None:
+            for thread in self._threads:
+                thread.join()
+            os.close(self._awake)
+            os.close(self._bell)
+        # On an error threads end by themselves; nobody waits for a large batch on a slow CPU.
+
+    @property
+    def ready(self) -> int:
+        """Return a descriptor that can be read when something is done."""
+        return self._awake
+
+    def put(self, piece: Encoded) -> None:
+        """Encode a piece as soon as its batch is full; pieces of a batch share their encoders."""
+        if self._pending and self._pending[0].by != piece.by:
+            self.flush()
+        self._pending.append(piece)
+        if sum(len(piece.tiles) for piece in self._pending) >= self.batch:
+            self.flush()
+
+    def flush(self) -> None:
+        """Encode what waits for its batch to be full."""
+        if self._pending:
+            self._given += 1
+            self._todo.put(self._pending)
+            self._pending = []
+
+    @property
+    def is_idle(self) -> bool:
+        """Return whether a thread has nothing to do."""
+        return self._given - self._taken < len(self._threads)
+
+    def done(self) -> list[Encoded]:
+        """Return what was encoded since the last call."""
+        found: list[Encoded] = []
+        if not self._done.empty():
+            os.read(self._awake, 1 << 16)
+        while not self._done.empty():
+            found.append(self._done.get())
+        return found
+
+    def _work(self) -> None:
+        import torch
+
+        if not self._on_device:
+            torch.set_num_threads(1)  # of this thread; the others are beside it
+        while (pieces := self._todo.get()) is not None:
+            before = time.perf_counter()
+            try:
+                self._encode(pieces)
+            except BaseException as error:  # told in the caller's thread
+                for piece in pieces:
+                    piece.error = error
+            share = (time.perf_counter() - before) / sum(len(piece.tiles) for piece in pieces)
+            self._taken += 1
+            for piece in pieces:
+                piece.seconds = share * len(piece.tiles)
+                self._done.put(piece)
+            self._ring()
+
+    def _encode(self, pieces: list[Encoded]) -> None:
+        tiles = pieces[0].tiles
+        if len(pieces) > 1:
+            tiles = np.concatenate([piece.tiles for piece in pieces])
+        cuts = np.cumsum([len(piece.tiles) for piece in pieces])[:-1]
+        for k in pieces[0].by:
+            features = self._halving(self._encoders[k], tiles)
+            for piece, own in zip(pieces, np.split(features, cuts), strict=True):
+                piece.features[k] = own
+
+    def _halving(self, encoder: Encoder, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return features; where the device has too little memory, in smaller and smaller parts."""
+        import torch
+
+        try:
+            return encode(encoder, tiles)
+        except torch.OutOfMemoryError:
+            half = len(tiles) // 2
+            if not half:
+                raise
+        torch.cuda.empty_cache()
+        self.batch, self.halved = max(1, min(self.batch, half)), self.halved + 1
+        parts = [self._halving(encoder, part) for part in (tiles[:half], tiles[half:])]
+        return np.concatenate(parts)
+
+    def _ring(self) -> None:
+        try:
+            os.write(self._bell, b"x")
+        except BlockingIOError:
+            pass  # full: it rings already
