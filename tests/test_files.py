@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import unicodedata
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -254,25 +255,27 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_makes_is_no
     tmp_path: Path,
 ) -> None:
     command = [sys.executable, "-c", MAKE_AND_WAIT, str(tmp_path)]
-    with (
-        subprocess.Popen(command, stdout=subprocess.PIPE) as one,
-        subprocess.Popen(command, stdout=subprocess.PIPE) as other,
-    ):
+    with ExitStack() as stack:
+        one, other = (
+            stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE)) for _ in range(2)
+        )
+        stack.callback(one.kill)
+        stack.callback(other.kill)
         assert one.stdout.readline() == other.stdout.readline() == b"made\n"
-        with publish(tmp_path / "own.h5") as own:
-            own.write_bytes(b"half")
-            for path in tmp_path.iterdir():
-                os.utime(path, (0, 0))  # age is no reason while a process lives
-            other.send_signal(signal.SIGSTOP)
-            assert collect_temporaries(tmp_path) == []
-            one.kill()
-            one.wait()
-            assert len(collect_temporaries(tmp_path)) == 1
-            assert len(names(tmp_path)) == 2
+        own = stack.enter_context(publish(tmp_path / "own.h5"))
+        own.write_bytes(b"half")
+        for path in tmp_path.iterdir():
+            os.utime(path, (0, 0))  # age is no reason while a process lives
+        other.send_signal(signal.SIGSTOP)
+        assert collect_temporaries(tmp_path) == []
+        one.kill()
+        one.wait()
+        assert len(collect_temporaries(tmp_path)) == 1
+        assert len(names(tmp_path)) == 2
         other.kill()
         other.wait()
-    assert len(collect_temporaries(tmp_path)) == 1
-    assert names(tmp_path) == ["own.h5"]
+        assert len(collect_temporaries(tmp_path)) == 1
+        assert names(tmp_path) == [own.name]
 
 
 FOREIGN = [".tmp-0123456789ab-12-34-0-a.h5", ".tmp-12-a.h5", ".tmp-abc", ".tmp-"]

@@ -78,7 +78,8 @@ class Claim:
         must not quarantine what another has finished since.
         """
         try:
-            return self._renew() and self._is_ours()
+            self._renew()
+            return self._is_ours()
         except OSError:
             return False
 
@@ -105,12 +106,10 @@ class Claim:
             self._held.discard(self)
         return made
 
-    def _renew(self) -> bool:
-        """Date the claim anew if it is ours, and return whether it is."""
-        ours = self._is_ours()
-        if ours:
+    def _renew(self) -> None:
+        """Date the claim anew if it is ours."""
+        if self._is_ours():
             os.utime(self._path)
-        return ours
 
     def _is_ours(self) -> bool:
         seen = read(self._path)
