@@ -7,7 +7,12 @@ import hashlib
 import json
 import os
 import re
+import signal
+import subprocess
+import sys
+import time
 import unicodedata
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -15,18 +20,33 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from wsi.errors import CohortError, ResourceError
+from wsi import files
+from wsi.errors import CohortError, ConfigError, ReadOnlyError, ResourceError
 from wsi.files import (
+    check_case_twins,
     check_slide_id,
+    check_writable,
+    collect_temporaries,
     file_name_of,
+    inside,
     publish,
     publish_bytes,
     publish_json,
     sampled_fingerprint,
+    server_time,
     sha256_file,
     sha256_json,
+    temporary_beside,
 )
 
+# learn.microsoft.com/windows/win32/fileio/naming-a-file
+DEVICES = {
+    "con",
+    "prn",
+    "aux",
+    "nul",
+    *(f"{port}{k}" for port in ("com", "lpt") for k in range(10)),
+}
 ids = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=320)
 
 
@@ -51,6 +71,8 @@ def usable(slide_id: str) -> bool:
 @example("x" * 180, "x" * 179)
 @example(".a", "%2Ea")
 @example("日本" * 60, "日本" * 61)
+@example("con", "%63on")
+@example("con", "CON")
 def test_distinct_ids_have_distinct_names(one: str, other: str) -> None:
     assume(one != other)
     assume(usable(one))
@@ -63,11 +85,13 @@ def test_distinct_ids_have_distinct_names(one: str, other: str) -> None:
 @example("日" * 300)
 @example(".hidden")
 @example("~" * 200)
+@example("aux.1")
 def test_a_name_is_one_flat_portable_part_of_a_path(slide_id: str) -> None:
     assume(usable(slide_id))
     name = file_name_of(slide_id)
     assert re.fullmatch(r"[A-Za-z0-9_. ()+,=%~-]+", name)
     assert not name.startswith(".")
+    assert name.split(".")[0].lower() not in DEVICES
     assert len(name.encode()) <= 180
     if len(name) < 180:
         assert unquote(name) == slide_id  # nothing but percent-encoding was done
@@ -76,6 +100,30 @@ def test_a_name_is_one_flat_portable_part_of_a_path(slide_id: str) -> None:
 def test_an_id_reads_as_itself_where_it_can() -> None:
     assert file_name_of("site-a/x") == "site-a%2Fx"
     assert file_name_of("tumor_001 (2)") == "tumor_001 (2)"
+    assert file_name_of("TCGA-AB-1234.svs") == "TCGA-AB-1234.svs"
+    assert file_name_of("console") == "console"
+
+
+def test_a_name_that_windows_keeps_for_a_device_is_encoded() -> None:
+    assert [file_name_of(i) for i in ("CON", "con.svs", "lpt1")] == ["%43ON", "%63on.svs", "%6Cpt1"]
+
+
+def test_case_twins_are_refused_only_where_they_would_be_one_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_case_twins(tmp_path, ["A/x", "a/x", "b"])
+    exists = Path.exists
+
+    def exists_in_any_case(self: Path) -> bool:
+        return exists(self) or any(
+            other.name.lower() == self.name.lower() for other in self.parent.iterdir()
+        )
+
+    monkeypatch.setattr(Path, "exists", exists_in_any_case)
+    check_case_twins(tmp_path, ["A/x", "A/y", "a/z"])
+    with pytest.raises(CohortError, match=r"A/x and a/x — "):
+        check_case_twins(tmp_path, ["A/x", "a/x", "b"])
+    assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -149,6 +197,146 @@ def test_other_errors_of_the_disk_stay_themselves(
     monkeypatch.setattr(Path, "write_bytes", broken)
     with pytest.raises(OSError, match="Input/output"):
         publish_bytes(tmp_path / "a.bin", b"abc")
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.EPERM])
+def test_a_folder_closed_to_writing_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refused(self: Path, target: Path) -> Path:
+        raise OSError(number, os.strerror(number), str(self))
+
+    monkeypatch.setattr(Path, "replace", refused)
+    with pytest.raises(ReadOnlyError, match=re.escape(f"{tmp_path} may not be written to")) as told:
+        publish_bytes(tmp_path / "a.bin", b"abc")
+    assert told.value.exit_code == 4
+    assert names(tmp_path) == []
+
+
+def test_a_refusal_elsewhere_is_not_blamed_on_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(PermissionError), publish(tmp_path / "out" / "a.bin"):
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "slides" / "a.svs"))
+
+
+def test_a_share_without_modes_is_no_obstacle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(self: Path, mode: int) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted", str(self))
+
+    monkeypatch.setattr(Path, "chmod", refused)
+    publish_bytes(tmp_path / "a.bin", b"abc")
+    assert (tmp_path / "a.bin").read_bytes() == b"abc"
+
+
+def test_temporary_names_differ_and_fit_whatever_the_name(tmp_path: Path) -> None:
+    for name in ("a.h5", "x" * 250 + ".jpg", "é" * 125 + ".png", "日" * 83 + ".json"):
+        paths = {temporary_beside(tmp_path / name) for _ in range(3)}
+        assert len(paths) == 3
+        for path in paths:
+            path.touch()  # the file system takes it
+            assert path.parent == tmp_path
+            assert path.suffix == Path(name).suffix  # writers choose a format by it
+            assert path.name.startswith(".tmp-")
+
+
+MAKE_AND_WAIT = """
+import sys, time
+from pathlib import Path
+from wsi.files import publish
+with publish(Path(sys.argv[1]) / "bag.h5") as temporary:
+    temporary.write_bytes(b"half")
+    print("made", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_makes_is_not(
+    tmp_path: Path,
+) -> None:
+    command = [sys.executable, "-c", MAKE_AND_WAIT, str(tmp_path)]
+    with ExitStack() as stack:
+        one, other = (
+            stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE)) for _ in range(2)
+        )
+        stack.callback(one.kill)
+        stack.callback(other.kill)
+        assert one.stdout.readline() == other.stdout.readline() == b"made\n"
+        own = stack.enter_context(publish(tmp_path / "own.h5"))
+        own.write_bytes(b"half")
+        for path in tmp_path.iterdir():
+            os.utime(path, (0, 0))  # age is no reason while a process lives
+        other.send_signal(signal.SIGSTOP)
+        assert collect_temporaries(tmp_path) == []
+        one.kill()
+        one.wait()
+        assert len(collect_temporaries(tmp_path)) == 1
+        assert len(names(tmp_path)) == 2
+        other.kill()
+        other.wait()
+        assert len(collect_temporaries(tmp_path)) == 1
+        assert names(tmp_path) == [own.name]
+
+
+FOREIGN = [".tmp-0123456789ab-12-34-0-a.h5", ".tmp-12-a.h5", ".tmp-abc", ".tmp-"]
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_leftovers_of_other_machines_go_after_an_hour_of_the_servers_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    ahead = time.time() + 10**6  # the server's clock is far from ours
+    monkeypatch.setattr(files, "server_time", lambda folder: ahead)
+    path = tmp_path / name
+    for age, removed in ((3500, []), (3700, [path])):
+        path.touch()
+        os.utime(path, (ahead - age,) * 2)
+        (tmp_path / "a.h5").touch()
+        assert collect_temporaries(tmp_path) == removed
+        assert (tmp_path / "a.h5").exists()
+
+
+def test_folders_are_no_leftovers_and_an_absent_folder_has_none(tmp_path: Path) -> None:
+    (tmp_path / ".tmp-x").mkdir()
+    os.utime(tmp_path / ".tmp-x", (0, 0))
+    assert collect_temporaries(tmp_path) == []
+    assert collect_temporaries(tmp_path / "absent") == []
+
+
+def test_the_servers_time_is_the_date_of_a_new_file_and_not_our_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "now").touch()
+    date = (tmp_path / "now").stat().st_mtime
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    assert server_time(tmp_path) == pytest.approx(date, abs=5)
+    assert names(tmp_path) == ["now"]
+
+
+def test_a_folder_that_can_be_written_to_is_made_and_left_empty(tmp_path: Path) -> None:
+    check_writable(tmp_path / "a" / "b")
+    assert names(tmp_path / "a" / "b") == []
+
+
+def test_a_file_where_a_folder_should_be_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    for folder in (tmp_path / "a", tmp_path / "a" / "b"):
+        with pytest.raises(ConfigError, match="is not a folder — "):
+            check_writable(folder)
+
+
+def test_a_link_that_leads_out_of_the_root_is_refused(tmp_path: Path) -> None:
+    root, other = tmp_path / "root", tmp_path / "other"
+    (root / "in").mkdir(parents=True)
+    other.mkdir()
+    (root / "link").symlink_to(root / "in")
+    (root / "out").symlink_to(other)
+    (tmp_path / "way").symlink_to(root)
+    assert inside(root, root / "link" / "new") == (root / "in" / "new").resolve()
+    assert inside(tmp_path / "way", tmp_path / "way" / "in") == (root / "in").resolve()
+    for path in (root / "out", root / "out" / "new", root / ".." / "other", tmp_path / "root2"):
+        with pytest.raises(ConfigError, match="leads out of"):
+            inside(root, path)
 
 
 def test_json_refuses_what_is_no_json(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ WsiError
 ├── TrainingError                   training diverged or cannot start
 ├── ExplainError                    a model has no attention, or a map no place on the slide
 └── ResourceError                   disk or memory ran out; a rerun resumes
+    └── ReadOnlyError               a folder may not be written to
 ```
 
 Every message says what, which file, and what to do next, on one line where it can.
@@ -187,3 +188,9 @@ class ResourceError(WsiError):
 
     code = "NOSPACE"
     exit_code = 4
+
+
+class ReadOnlyError(ResourceError):
+    """A folder may not be written to."""
+
+    code = "READONLY"
