@@ -13,6 +13,7 @@ Parent and copier exchange JSON over a socket, one copy at a time:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -57,10 +58,8 @@ class Copier:
 
     def send(self, **message: Any) -> None:
         """Send a message; a copier that is dead is found out by `receive`."""
-        try:
+        with contextlib.suppress(OSError):
             self._connection.send_bytes(json.dumps(message).encode())
-        except OSError:
-            pass
 
     def receive(self, timeout_s: float) -> dict[str, Any] | None:
         """Return the next message, or None where none comes in time.

@@ -49,6 +49,7 @@ class _Copy:
     state: Literal["waiting", "making", "ready", "original"] = "waiting"
     asked: bool = False  # someone reads it or waits for it, so it is not dropped for others
     size_bytes: int = 0
+    deaths: int = 0  # of the copier, over this slide
     why: str = "it was no longer wanted"  # left in its place
 
 
@@ -80,6 +81,7 @@ class Stage:
         self._making: _Copy | None = None
         self._used_bytes = _FOLDER_BYTES
         self._full = False  # nothing is copied ahead until something is removed
+        self._freed = False  # something was removed since the copier was last told its room
         self._next_key = 0
         self._deaths = 0
         self._closed = False
@@ -181,6 +183,7 @@ class Stage:
         if queue:
             _, self._making = queue.popitem(last=False)
             self._making.state = "making"
+            self._freed = False
             self._copier.send(
                 do="copy",
                 key=self._making.key,
@@ -197,7 +200,7 @@ class Stage:
         elif copy.state == "ready":
             self._remove(copy)
             self._used_bytes -= self._ready.pop(copy.key).size_bytes
-            self._full = False
+            self._full, self._freed = False, True
         copy.state = "original"
         self._changed.notify_all()
 
@@ -245,19 +248,27 @@ class Stage:
         unread = [other for other in self._ready.values() if not other.asked]
         if needed_bytes > room_bytes:
             self._refuse(copy, f"{_gb(needed_bytes)} do not fit into a stage of {_gb(room_bytes)}")
-        elif not copy.asked:
-            self._put_back(copy, self._ahead)
-            self._full = True
+        elif self._freed or not copy.asked:
+            self._put_back(copy)
+            self._full = not self._freed
         elif needed_bytes > room_bytes - in_use_bytes:
             self._refuse(copy, "no room beside the slides that are being read")
         elif not unread:
             self._refuse(copy, "the disk of the stage is full")
         else:
             self._drop(unread[-1])  # it would have been read last
-            self._put_back(unread[-1], self._ahead)
-            self._put_back(copy, self._asked)
+            self._put_back(unread[-1])
+            self._put_back(copy)
 
-    def _put_back(self, copy: _Copy, queue: OrderedDict[int, _Copy]) -> None:
+    def _try_again(self, copy: _Copy, why: str) -> None:
+        """Have a slide copied again, once, unless it is no longer wanted."""
+        copy.deaths += 1
+        if copy.state == "making":
+            self._put_back(copy) if copy.deaths == 1 else self._refuse(copy, why)
+
+    def _put_back(self, copy: _Copy) -> None:
+        """Have a slide copied before all others of its queue."""
+        queue = self._asked if copy.asked else self._ahead
         copy.state = "waiting"
         queue[copy.key] = copy
         queue.move_to_end(copy.key, last=False)
@@ -292,7 +303,7 @@ class Stage:
             if (copy := self._making) is not None:
                 self._making = None
                 self._remove(copy)
-                self._refuse(copy, f"the process that copies slides died or hung ({code})")
+                self._try_again(copy, f"the process that copies slides died or hung ({code})")
             try:
                 if self._deaths <= _DEATHS:
                     self._copier = Copier(self._folder)
