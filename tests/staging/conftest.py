@@ -28,17 +28,17 @@ def wait_until(true: Callable[[], object], seconds: float = 30.0) -> None:
         time.sleep(0.01)
 
 
-def copiers_of(pid: int) -> list[psutil.Process]:
+def copiers_of(pid: int, folder: Path) -> list[psutil.Process]:
     with contextlib.suppress(psutil.NoSuchProcess):
         children = psutil.Process(pid).children()
-        return [p for p in children if "wsi.staging.copier" in " ".join(p.cmdline())]
+        return [p for p in children if f"{folder}/.wsi-stage-" in " ".join(p.cmdline())]
     return []
 
 
-def copier_of(pid: int) -> psutil.Process:
-    """Return the process that copies for a process; it may just be being replaced."""
-    wait_until(lambda: len(copiers_of(pid)) == 1)
-    [copier] = copiers_of(pid)
+def copier_of(pid: int, folder: Path) -> psutil.Process:
+    """Return the process that copies into a folder for a process; it may just be being replaced."""
+    wait_until(lambda: len(copiers_of(pid, folder)) == 1)
+    [copier] = copiers_of(pid, folder)
     return copier
 
 
@@ -61,7 +61,7 @@ def _wait_until() -> Wait:
 
 
 @pytest.fixture(name="copier_of")
-def _copier_of() -> Callable[[int], psutil.Process]:
+def _copier_of() -> Callable[[int, Path], psutil.Process]:
     return copier_of
 
 

@@ -30,7 +30,7 @@ print("ready", flush=True)
 
 Put = Callable[[Path, int], Path]
 Wait = Callable[..., None]
-Copier = Callable[[int], psutil.Process]
+Copier = Callable[[int, Path], psutil.Process]
 IsDead = Callable[[psutil.Process], bool]
 Start = Callable[..., subprocess.Popen[str]]
 
@@ -73,20 +73,23 @@ def left_in(folder: Path) -> list[str]:
 
 
 @pytest.fixture
-def leftovers(
-    start: Start, folder: Path, wait_until: Wait, copier_of: Copier, is_dead: IsDead
-) -> list[str]:
+def leftovers(start: Start, folder: Path, wait_until: Wait, copier_of: Copier) -> list[str]:
     """What a parent and its copier leave that are killed together."""
     process = start()
-    copier = copier_of(process.pid)
+    copier = copier_of(process.pid, folder)
     copier.suspend()  # no time to clean up
     process.kill()
     copier.kill()
     process.wait()
-    wait_until(lambda: is_dead(copier))
     left = left_in(folder)
     assert len(left) == 2
+    wait_until(lambda: is_free(folder / left[1]))
     return left
+
+
+def is_free(lock: Path) -> bool:
+    """Return whether a lock is held by no process, not even by one whose threads are ending."""
+    return subprocess.run(["flock", "--nonblock", str(lock), "true"]).returncode == 0
 
 
 def test_closing_leaves_nothing(folder: Path, tmp_path: Path, put_slide: Put) -> None:
@@ -119,7 +122,7 @@ def test_a_program_that_is_killed_leaves_nothing(
     how: signal.Signals,
 ) -> None:
     process = start()
-    copier = copier_of(process.pid)
+    copier = copier_of(process.pid, folder)
     assert len(left_in(folder)) == 2
     process.send_signal(how)
     process.wait()
@@ -141,11 +144,11 @@ def test_signals_to_all_processes_of_a_job_do_not_stop_the_copier(
     first, second = (put_slide(tmp_path / f"{n}.svs", MB) for n in "ab")
     with Stage(folder, 10 * MB) as stage:
         stage.get(first)
-        copier = copier_of(os.getpid())
+        copier = copier_of(os.getpid(), folder)
         for one in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             copier.send_signal(one)
         assert stage.get(second) != second
-        assert copier_of(os.getpid()) == copier
+        assert copier_of(os.getpid(), folder) == copier
 
 
 def test_what_a_killed_copier_and_its_parent_left_is_collected(
@@ -169,7 +172,7 @@ def test_a_folder_whose_copier_alone_died_is_not_collected(
     start: Start, folder: Path, wait_until: Wait, copier_of: Copier, is_dead: IsDead
 ) -> None:
     process = start()
-    copier = copier_of(process.pid)
+    copier = copier_of(process.pid, folder)
     process.send_signal(signal.SIGSTOP)  # it starts no other
     copier.kill()
     wait_until(lambda: is_dead(copier))
