@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import subprocess
@@ -254,15 +255,26 @@ def test_slides_are_copied_ahead_in_the_order_wanted(
 def test_done_cancels_what_is_not_copied_yet(
     folder: Path, tmp_path: Path, put_slide: Put, wait_until: Wait
 ) -> None:
-    first, second, third = (put_slide(tmp_path / f"{n}.svs", 60 * MB) for n in "abc")
-    with Stage(folder, 10**9) as stage:
+    first, second, third = (put_slide(tmp_path / f"{n}.svs", MB) for n in "abc")
+    os.truncate(first, 1000 * MB)  # takes a while, and none of this disk
+    seen = [0]
+
+    def is_there() -> bool:
+        found = [p for p in files_below(folder) if p.name == "a.svs"]
+        with contextlib.suppress(FileNotFoundError):
+            seen.extend(p.stat().st_size for p in found)
+        return bool(found)
+
+    with Stage(folder, 10**10) as stage:
         stage.want([first, second, third])
-        wait_until(lambda: files_below(folder))  # the first is in the making
+        wait_until(is_there)  # the first is in the making
         stage.done(first)
         stage.done(second)
+        wait_until(lambda: not is_there())
         assert stage.get(third) != third
         assert [p.name for p in files_below(folder)] == ["c.svs"]
         assert stage.counts.slides == 1
+    assert max(seen) < 500 * MB
 
 
 def test_what_is_not_copied_in_time_is_read_in_its_place(

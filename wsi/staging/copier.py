@@ -147,7 +147,8 @@ class _Copies:
             self._idle.set()
             message = self._asked.get()
             self._idle.clear()
-            os.utime(self._lock_fd)  # tells other hosts, and those who clean up by age
+            with contextlib.suppress(OSError):
+                os.utime(self._lock_fd)  # tells other hosts, and those who clean up by age
             self._say(key=message["key"], **self._outcome(message))
 
     def stop(self) -> None:
