@@ -19,6 +19,7 @@ from cyclopts import App, CycloptsError, Group, Parameter
 from cyclopts.validators import Number
 
 import wsi
+from pipelines.stopping import Stopped
 
 if TYPE_CHECKING:
     from pipelines.console import Console
@@ -165,6 +166,9 @@ def preprocess(
     redo: Annotated[bool, Parameter(negative=())] = False,
     settle: Settle = 0.0,
     lesions: Path | None = None,
+    stage: Path | None = None,
+    stage_gb: Annotated[float, Parameter(validator=Number(gt=0))] = 100.0,
+    wait: Annotated[bool, Parameter(negative=())] = False,
     dry_run: Annotated[bool, Parameter(negative=())] = False,
     common: Common = COMMON,
 ) -> int:
@@ -183,7 +187,7 @@ def preprocess(
     out
         Output folder: bags, tiles, tissue, thumbnails, slides.csv, quarantine.csv.
     jobs
-        Processes that read and encode side by side.
+        Processes that read slides side by side; encoding on a CPU takes the cores that are left.
     device
         Where the encoder runs: cpu, cuda, cuda:1, mps.
     until
@@ -200,10 +204,17 @@ def preprocess(
         Leave files that changed in the last seconds to the next run: 60 while slides arrive.
     lesions
         Folder of lesion outlines (.xml, .geojson): count what kept tiles cover, name those missed.
+    stage
+        Folder on a local disk: copy slides there before they are read, the next ones ahead.
+    stage_gb
+        How much room such copies may take; they are removed when read, and at the end.
+    wait
+        Stay until slides are done that other processes work on, and take over what they leave.
     dry_run
         Say what would be done: slides, tiles, GB, what is unresolved.
     """
     from pipelines.config import idle_in_preprocessing, load_config, paths_and_settings, together
+    from pipelines.logs import process_log
     from pipelines.preprocess import Options, run
     from wsi.errors import ConfigError
 
@@ -224,11 +235,32 @@ def preprocess(
         settle=settle,
         max_bad_tiles=max_bad_tiles,
         lesions=lesions,
+        stage=stage,
+        stage_gb=stage_gb,
+        wait=wait,
     )
-    config, console = load_config(words), common.console(None if dry_run else out / "run.log")
+    config, console = load_config(words), common.console(None if dry_run else process_log(out))
     if idle := idle_in_preprocessing(words):
         console.warn(idle)
     return run(config, options, console)
+
+
+@app.command(group=_LOOK)
+def why(slide_id: str, *, out: Path, common: Common = COMMON) -> int:
+    """Tell the whole story of one slide: what it is, its states and reasons, attempts and times.
+
+    Exit code 3 when it is quarantined or not done, 2 when no slide has that id.
+
+    Parameters
+    ----------
+    slide_id
+        As in OUT/slides.csv; the bare file name is enough where it is unique.
+    out
+        Output folder of `wsi preprocess`.
+    """
+    from pipelines.why import run
+
+    return run(slide_id, out, common.console())
 
 
 tissue = app.command(App(name="tissue", help="Correct the tissue that was found.", group=_DATA))
@@ -535,13 +567,20 @@ def run_command(argv: Sequence[str]) -> int:
     except CycloptsError as error:
         return _failed("USAGE", _first_line(error), 2, debug)
     except KeyboardInterrupt:
-        return _failed("INTERRUPTED", "stopped — run the same command again to go on", 130, False)
+        return _interrupted(signal.SIGINT)
+    except Stopped as stopped:
+        return _interrupted(stopped.number)
     except BrokenPipeError:
         # The reader of a pipe has seen enough; nothing may be flushed into it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
         return _handled(error, debug)
+
+
+def _interrupted(number: int) -> int:
+    message = "stopped — run the same command again to go on"
+    return _failed("INTERRUPTED", message, 128 + number, False)
 
 
 def _handled(error: Exception, debug: bool) -> int:
@@ -576,8 +615,7 @@ def _first_line(error: CycloptsError) -> str:
 
 
 def _terminated(number: int, frame: Any) -> None:
-    print("error[INTERRUPTED]: stopped — run the same command again to go on", file=sys.stderr)
-    sys.exit(128 + number)
+    raise Stopped(number)
 
 
 if __name__ == "__main__":

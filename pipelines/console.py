@@ -69,6 +69,10 @@ class Console:
         if self.verbose and not (self.quiet or self.hushed):
             self._people.print(text, style="dim", markup=False)
 
+    def event(self, kind: str, **facts: Any) -> None:
+        """Keep something for machines in the log: what happened, to which slide."""
+        self._write({"level": "event", "event": kind, **facts})
+
     def result(self, value: Any) -> None:
         """Print a JSON document on stdout when asked for JSON."""
         if self.json and not self.hushed:
@@ -117,9 +121,16 @@ class Console:
         now = datetime.now().astimezone().isoformat(timespec="seconds")
         with self.log.open("a", encoding="utf-8") as handle:
             handle.write(f"{now} {text if level in ('info', 'detail') else f'{level}: {text}'}\n")
-        entry = json.dumps({"time": now, "level": level, "text": text}, ensure_ascii=False)
+        self._write({"level": level, "text": text})
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        if self.log is None:
+            return
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        now = datetime.now().astimezone().isoformat(timespec="seconds")
+        line = json.dumps({"time": now, **entry}, ensure_ascii=False, default=str)
         with self.log.with_suffix(".jsonl").open("a", encoding="utf-8") as handle:
-            handle.write(entry + "\n")
+            handle.write(line + "\n")
 
 
 def _bar(console: RichConsole) -> Progress:

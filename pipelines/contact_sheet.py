@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipelines.lesions import lesion_words
 from pipelines.overlay import Overlay, overlay_path, read_overlay, tiling_facts
-from pipelines.quarantine import Entry, read_quarantine
+from pipelines.quarantine import Entry, Quarantine
 from pipelines.slides_csv import read_slides_csv
 from pipelines.tilecounts import fates, left_out_words
 from wsi.bags import BagInfo, BagStore
@@ -43,7 +43,7 @@ def write_sheet(
     on: dict[str, list[Lesion]] = {}
     for lesion in lesions:
         on.setdefault(lesion.slide_id, []).append(lesion)
-    entries = read_quarantine(out / "quarantine.csv")
+    entries = Quarantine(out).entries()
     bags = None if store is None else {info.slide_id: info for info in store.infos()}
     rows = read_slides_csv(out / "slides.csv")
     cards = [

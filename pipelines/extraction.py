@@ -7,17 +7,18 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.encoding import Encoded, Encoding
 from pipelines.slides_csv import Surveyed
-from pipelines.slidework import READ, Found, Outcome, Planned, Work, read_slide
+from pipelines.slidework import NO_SPACE, READ, Found, Outcome, Planned, Work, read_slide
 from pipelines.tilecounts import TileCount, bad_line, fates
 from wsi.bags import BagInfo
 from wsi.encoders import Encoder
-from wsi.errors import BagError
+from wsi.errors import BagError, ResourceError
 from wsi.extract import BagInProgress, store_empty
 from wsi.prepared import Prepared
 from wsi.supervision import BUG, CRASH, KILLED, MEMORY, Crew, Ended, Event, Lost, Said
@@ -64,6 +65,14 @@ class Job:
         self.waiting.clear()
 
 
+class Slides(Protocol):
+    """Gives the next slide to read, None when there is none; or when there is none yet."""
+
+    def take(self) -> Job | None: ...
+    @property
+    def is_waiting(self) -> bool: ...
+
+
 @dataclass(eq=False)
 class _Part:
     prepared: Prepared
@@ -102,18 +111,14 @@ class Extraction:
         if work.targets:
             crew.share(work.slot_bytes)
 
-    def outcomes(self, take: Callable[[], Job | None]) -> Iterator[tuple[Job, Outcome]]:
-        """Yield slides as they end; done ones are published already.
-
-        Args:
-            take: gives the next slide to read, None when there is none.
-        """
+    def outcomes(self, queue: Slides) -> Iterator[tuple[Job, Outcome]]:
+        """Yield slides as they end, until the queue is empty; done ones are published already."""
         try:
             while True:
                 self._stop()
-                while self._crew.idle and (job := take()) is not None:
+                while self._crew.idle and (job := queue.take()) is not None:
                     self._start(job)
-                if not self._jobs:
+                if not self._jobs and not queue.is_waiting:
                     return
                 for event in self._crew.events(_LOOK_S, self._encoding.ready):
                     yield from self._heard(event)
@@ -141,6 +146,8 @@ class Extraction:
         elif isinstance(event, Ended):
             read: Outcome = event.value
             job.read = read
+            if read.state == NO_SPACE:
+                raise ResourceError(read.message)
             if read.state != READ:
                 yield self._ended(job, read)
             elif not job.waiting:
@@ -170,9 +177,7 @@ class Extraction:
             job.bags.append(bag)
             self._tiles.read(len(plan.grid) - len(plan.fresh) if k == job.wanted[0] else 0)
 
-    def _take_part(
-        self, job: Job, prepared: Prepared, said: Said
-    ) -> Iterator[tuple[Job, Outcome]]:
+    def _take_part(self, job: Job, prepared: Prepared, said: Said) -> Iterator[tuple[Job, Outcome]]:
         part = _Part(prepared, is_done=said.pixels is None)
         job.waiting.append(part)
         if said.pixels is None:
@@ -220,7 +225,10 @@ class Extraction:
             infos.append(bag.finish())
             job.spent["write"] += time.perf_counter() - before
         job.bags = []
-        return self._ended(job, _outcome(read, infos[0], job.spent))
+        outcome = _outcome(read, infos[0], job.spent)
+        files = sum(info.status == "done" for info in infos)
+        outcome = replace(outcome, bytes=sum(info.bytes for info in infos), files=files)
+        return self._ended(job, outcome)
 
     def _ended(self, job: Job, outcome: Outcome) -> tuple[Job, Outcome]:
         self._jobs.pop(id(job), None)

@@ -2,49 +2,45 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.colour import Colours
+from pipelines.account import Account, allowed_quarantined
 from pipelines.console import Console, counted
 from pipelines.contact_sheet import write_sheet
+from pipelines.encoding import Encoding
+from pipelines.extraction import Extraction, Job
 from pipelines.lesions import Regions, count_lesions, read_lesions, report_lesions
-from pipelines.own import check_own, own_tissue, tell_edited_in_place
-from pipelines.plan import is_too_coarse, say_plan, too_coarse_lines
-from pipelines.quarantine import Entry, failed, read_quarantine, write_quarantine
-from pipelines.redraw import Done, draw_done, draw_unusable
+from pipelines.own import check_own, tell_edited_in_place
+from pipelines.plan import say_plan, too_coarse_lines
+from pipelines.quarantine import Quarantine
+from pipelines.queue import Queue
+from pipelines.redraw import draw_done, draw_unusable
+from pipelines.settings_change import redo_changed, refuse_changed
 from pipelines.slides_csv import Surveyed
-from pipelines.slidework import Outcome, TileCount, Until, Work, in_parallel, one_slide
-from pipelines.survey import (
-    SETTLING,
-    listed_slides,
-    note_lines,
-    survey,
-    tell_passed_over,
-    unresolved_lines,
-)
-from pipelines.tilecounts import bad_line, fates, refuse_bad, tiles_line, tiles_result
-from pipelines.workers import check_device, reading_threads
+from pipelines.slidework import Outcome, Target, Until, Work
+from pipelines.stopping import Stop, stoppable
+from pipelines.survey import listed_slides, note_lines, survey, tell_passed_over, unresolved_lines
+from pipelines.tilecounts import TileCount, tiles_line, tiles_result
+from pipelines.workers import check_device, encoding_threads, readers, reading_threads
 from wsi.bags import create_store
+from wsi.claims import Claims
 from wsi.encoders import Encoder, encoder_info, load_encoder
-from wsi.errors import BagMismatchError, ConfigError, NeedsUpsamplingError
-from wsi.extract import make_recipe, settle_tiling
+from wsi.errors import BagMismatchError, ConfigError, ResourceError
+from wsi.extract import Tiling, make_recipe, settle_tiling
+from wsi.files import check_writable, collect_temporaries
 from wsi.lesions import Lesion
 from wsi.pixels import plan_pixels
-from wsi.specs import Config
+from wsi.specs import Component, Config, LimitsSpec
+from wsi.staging import Stage
+from wsi.supervision import Crew
 from wsi.tissue import METHODS
 
-_TRANSIENT = (
-    "no-mpp",
-    "implausible-mpp",
-    "open-failed",
-    "unsupported-format",
-    "missing-file",
-    "io-error",
-    SETTLING,
-)
+_WAIT_S = 2.0  # between looks at what other processes work on
+_OUTPUTS = ("", "tissue", "tiles", "thumbnails", "quarantine")
 
 
 @dataclass(frozen=True)
@@ -64,6 +60,9 @@ class Options:
     max_bad_tiles: int = 0
     lesions: Path | None = None
     sheet: str = "report"  # file name of the contact sheet, without its suffix
+    stage: Path | None = None
+    stage_gb: float = 100.0
+    wait: bool = False
 
 
 def run(config: Config, options: Options, console: Console) -> int:
@@ -71,9 +70,12 @@ def run(config: Config, options: Options, console: Console) -> int:
     check_device(options.device)
     allowed_quarantined(options.allow_quarantined, 0)
     METHODS.check(config.tissue.method.name, config.tissue.method.params)
-    pixels = plan_pixels(config.pixels)
-    encoder_info(config.encoder)
-    found, closed = _survey(config, options, console)
+    plan_pixels(config.pixels)
+    groups = _by_tiling(config)
+    if not options.dry_run:
+        check_writable(options.out)
+    crew = readers(options.jobs, config.limits, config.tissue.method.name.startswith("torch:"))
+    found, closed = _survey(config, [tiling for tiling, _ in groups], options, crew, console)
     unresolved = [item for item in found if item.status != "ok"]
     check_own(options.out, found, config.tissue, console)
     lesions = read_lesions(options.lesions, found, console) if options.lesions else {}
@@ -81,26 +83,58 @@ def run(config: Config, options: Options, console: Console) -> int:
         console.warn("stopped before computing, as slides.no_mpp=stop asks")
         return 3
     if options.dry_run:
-        return max(say_plan(config, options.out, found, console), closed and 3)
-    encoder = load_encoder(config.encoder, options.device) if options.until == "bags" else None
-    recipe = make_recipe(config, encoder) if encoder else None
-    folder = recipe_folder(options.out, recipe.name, config.store) if recipe else options.out
+        codes = [
+            say_plan(config, tiling, encoders, options.out, found, crew, console)
+            for tiling, encoders in groups
+        ]
+        return max(*codes, closed and 3)
+    codes = [closed and 3]
+    for tiling, names in groups if options.until == "bags" else groups[:1]:
+        work, encoders = _work(config, options, tiling, names)
+        codes.append(_Run(work, options, found, console, crew, encoders, lesions).go())
+    return max(codes)
+
+
+def _by_tiling(config: Config) -> list[tuple[Tiling, list[Component]]]:
+    """Return the encoders by their tiling: those of one share the reading of the slides."""
+    groups: list[tuple[Tiling, list[Component]]] = []
+    for encoder in config.encoders:
+        tiling = settle_tiling(config.tiling, encoder_info(encoder))
+        for known, names in groups:
+            if known == tiling:
+                names.append(encoder)
+                break
+        else:
+            groups.append((tiling, [encoder]))
+    return groups
+
+
+def _work(
+    config: Config, options: Options, tiling: Tiling, names: Sequence[Component]
+) -> tuple[Work, list[Encoder]]:
+    """Return what readers need to know, and the loaded encoders."""
+    wanted = names if options.until == "bags" else ()
+    encoders = [load_encoder(name, options.device) for name in wanted]
+    targets = []
+    for encoder in encoders:
+        recipe = make_recipe(config, encoder)
+        targets.append(Target(recipe, recipe_folder(options.out, recipe.name, config.store)))
     work = Work(
         config,
-        pixels,
-        recipe,
-        folder,
+        plan_pixels(config.pixels),
+        tiling,
+        tuple(targets),
         options.out,
-        options.device,
         options.until,
         options.max_bad_tiles,
         reading_threads(options.jobs),
     )
-    code = _Run(work, options, found, console, encoder, lesions).go()
-    return max(code, closed and 3)
+    return work, encoders
 
 
-def _survey(config: Config, options: Options, console: Console) -> tuple[list[Surveyed], int]:
+def _survey(
+    config: Config, tilings: Sequence[Tiling], options: Options, crew: Crew, console: Console
+) -> tuple[list[Surveyed], int]:
     """Return all slides looked at and the number of folders that may not be, after saying both."""
     sources = listed_slides(options.slides)
     if not sources.files:
@@ -109,14 +143,16 @@ def _survey(config: Config, options: Options, console: Console) -> tuple[list[Su
         sources,
         config.slides,
         console,
-        jobs=options.jobs,
+        crew,
         settle=options.settle,
         slides_csv=options.out / "slides.csv",
         keep=not options.dry_run,
     )
-    tiling = settle_tiling(config.tiling, encoder_info(config.encoder))
-    for line in (*unresolved_lines(found), *too_coarse_lines(found, tiling)):
+    for line in unresolved_lines(found):
         console.warn(line)
+    for tiling in tilings:
+        for line in too_coarse_lines(found, tiling):
+            console.warn(line)
     for line in note_lines(found):
         console.say(line)
     tell_passed_over(sources, console)
@@ -143,238 +179,178 @@ class _Run:
         options: Options,
         found: Sequence[Surveyed],
         console: Console,
-        encoder: Encoder | None,
+        crew: Crew,
+        encoders: Sequence[Encoder],
         lesions: Regions,
     ) -> None:
         self.work = work
         self.options = options
         self.found = found
         self.console = console
-        self.encoder = encoder
+        self.crew = crew
+        self.encoders = encoders
         self.lesions = lesions
-        self.store = create_store(work.bags, work.config.store) if work.recipe else None
-        self.quarantine_csv = options.out / "quarantine.csv"
-        self.before = read_quarantine(self.quarantine_csv)
-        self.entries: dict[str, Entry] = {}
-        self.states = {"done": 0, "empty": 0}
-        self.tiles: Counter[str] = Counter()
-        self.colours = Colours()
-        self.kept: list[Done] = []
+        self.store = work.store() if work.targets else None
+        self.account = Account(found, Quarantine(options.out), console)
+        self.started = time.monotonic()
+        self.written = _Written(work.config.limits)
 
     def go(self) -> int:
-        self._refuse_changed_settings()
-        self._refuse_bad_tiles()
-        todo = list(self._todo())
-        kept = sum(self.states.values())
-        if kept:
-            self.console.say(f"{counted(kept, 'slide')} done already")
-        by_id = {item.file.slide_id: item for item in todo}
-        if todo:
-            self.console.say(f"{counted(len(todo), 'slide')} to do, recipe {self.work.bags.name}")
-        tell_edited_in_place(self.options.out, todo, self.console)
-        with self.console.progress("tiles", 0) as track:
-            tiles = TileCount(track, len(todo))
-            for outcome in self._outcomes(todo, tiles):
-                self._account(by_id[outcome.slide_id], outcome)
-        self._write_quarantine()
-        draw_unusable(self.found, self.work, self.options.jobs, self.console)
-        draw_done(self.kept, self.work, self.options.jobs, self.console)
-        out, config, tiling = self.options.out, self.work.config, self.work.tiling
+        for k in range(len(self.work.targets)):
+            redo, allowed = self.options.redo, self.options.max_bad_tiles
+            check = redo_changed if redo else refuse_changed
+            check(self.work, k, self.found, allowed)
+        self._collect()
+        try:
+            with stoppable() as stop, ExitStack() as stack:
+                self._extract(stop, stack)
+        finally:
+            self.account.close()
+        draw_unusable(self.found, self.work, self.crew, self.console)
+        draw_done(self.account.kept, self.work, self.crew, self.console)
         lesions = self._lesions()
+        out, config, tiling = self.options.out, self.work.config, self.work.tiling
         sheet = write_sheet(out, config, tiling, self.store, self.options.sheet, lesions)
         return self._summary(sheet, lesions)
 
-    def _refuse_changed_settings(self) -> None:
-        """Stop when done bags were made with other settings than now asked for."""
-        if self.store is None or self.work.recipe is None:
-            return
-        ids = {item.file.slide_id for item in self.found}
-        info = next((item.info for item in self.found if item.info and item.info.mpp), None)
-        if info is None:
-            return
-        key = self.work.recipe.provenance(info).recipe_key
-        changed = [b for b in self.store.infos() if b.recipe_key != key and b.slide_id in ids]
-        if not changed:
-            return
-        if not self.options.redo:
-            names = _differences(
-                changed[0].provenance.recipe, self.work.recipe.provenance(info).recipe
-            )
-            raise ConfigError(
-                f"{len(changed)} bags in {self.work.bags} were made with other settings "
-                f"({names}) — add --redo to make them again, or give another --out"
-            )
-        for bag in changed:
-            self.store.remove(bag.slide_id)
-
-    def _refuse_bad_tiles(self) -> None:
-        """Stop when done bags lack more tiles than now allowed; --redo makes them again.
-
-        With --redo also go the bags that were made before tiles had scores.
-        """
-        if self.store is None:
-            return
-        ids = {item.file.slide_id for item in self.found}
-        infos = [info for info in self.store.infos() if info.slide_id in ids]
-        if not self.options.redo:
-            refuse_bad(infos, self.options.max_bad_tiles)
-            return
-        for info in infos:
-            lacking = info.status == "done" and not info.scores
-            if lacking or len(info.bad_tiles) > self.options.max_bad_tiles:
-                self.store.remove(info.slide_id)
-
-    def _todo(self) -> Iterator[Surveyed]:
-        for item in self.found:
-            slide_id, info = item.file.slide_id, item.info
-            earlier = self.before.get(slide_id)
-            if item.status != "ok" or info is None:
-                self._quarantine(item, item.status, item.reason)
-            elif self._is_done(item):
+    def _extract(self, stop: Stop, stack: ExitStack) -> None:
+        claims = stack.enter_context(Claims(self.options.out / "claims"))
+        stage = self._stage(stack)
+        queue = Queue(
+            self.work,
+            self.found,
+            self.account,
+            claims,
+            stage,
+            retry=self.options.retry_quarantined,
+            redo=self.options.redo,
+        )
+        self._say_todo(queue)
+        threads = encoding_threads()
+        encoding = stack.enter_context(Encoding(self.encoders, self.options.device, threads))
+        track = stack.enter_context(self.console.progress("tiles", 0))
+        tiles = TileCount(track, len(queue))
+        engine = Extraction(self.work, self.crew, self.encoders, encoding, tiles, stop.check)
+        while True:
+            for job, outcome in engine.outcomes(queue):
+                self._take(queue, job, outcome)
+            busy = queue.again()
+            if queue.todo:
                 continue
-            elif earlier and not self._worth_a_retry(earlier, item):
-                self.entries[slide_id] = earlier
-            else:
-                yield item
+            if not (busy and self.options.wait):
+                break
+            self._wait(stop)
+        self.account.elsewhere += busy
+        self._say_troubles(encoding, stage)
 
-    def _is_done(self, item: Surveyed) -> bool:
-        if self.store is None or self.work.recipe is None or item.info is None:
-            return False
-        own = own_tissue(self.work.out, item.file, item.info, self.work.config.tissue)
-        key = self.work.recipe.provenance(item.info, own=own).key
-        if not self.store.holds(item.file.slide_id, key):
-            return False
-        info = self.store.info(item.file.slide_id)
-        self.kept.append((item, info))
-        self.states[info.status] += 1
-        self.tiles.update(fates(info))
-        if info.bad_tiles:
-            self.console.warn(bad_line(info))
-        self.colours.add(info.provenance.pixels.get("fitted", {}).get("colour", ""))
-        return True
+    def _take(self, queue: Queue, job: Job, outcome: Outcome) -> None:
+        self.account.add(job.item, outcome, is_ours=queue.is_ours(job.item))
+        queue.release(job.item)
+        self.written.add(outcome)
 
-    def _worth_a_retry(self, earlier: Entry, item: Surveyed) -> bool:
-        changed = item.info is not None and earlier.fingerprint != item.info.fingerprint
-        allowed = 0 < earlier.bad_tiles <= self.options.max_bad_tiles
-        fits = earlier.reason == NeedsUpsamplingError.reason and not is_too_coarse(
-            item, self.work.tiling
-        )
-        asked = self.options.retry_quarantined or allowed or fits
-        return asked or changed or earlier.reason in _TRANSIENT
+    def _wait(self, stop: Stop) -> None:
+        until = time.monotonic() + _WAIT_S
+        while time.monotonic() < until:
+            stop.check()
+            time.sleep(0.1)
 
-    def _outcomes(self, todo: Sequence[Surveyed], tiles: TileCount) -> Iterator[Outcome]:
-        if self.options.jobs <= 1 or len(todo) <= 1:
-            yield from (one_slide(self.work, item, self.encoder, tiles) for item in todo)
-            return
-        for outcome in in_parallel(self.work, todo, self.options.jobs):
-            tiles.located(outcome.tiles)
-            tiles.read(outcome.tiles)
-            yield outcome
+    def _stage(self, stack: ExitStack) -> Stage | None:
+        if self.options.stage is None:
+            return None
+        return stack.enter_context(Stage(self.options.stage, round(self.options.stage_gb * 1e9)))
 
-    def _account(self, item: Surveyed, outcome: Outcome) -> None:
-        if outcome.state in self.states:
-            self.states[outcome.state] += 1
-            self.tiles.update(outcome.fates)
-            if outcome.warning:
-                self.console.warn(outcome.warning)
-            self.colours.add(outcome.colour)
-            if outcome.colour in ("damaged-profile", "not-an-rgb-profile"):
-                self.console.warn(
-                    f"{outcome.slide_id}: {outcome.colour}: its tiles are left as scanned — "
-                    "copy it again from its source, or have its profile mended"
-                )
-            self.console.detail(f"{outcome.slide_id}: {outcome.state}, {outcome.tiles} tiles")
-            if outcome.state == "empty":
-                self.console.warn(f"{outcome.slide_id} is empty: {outcome.message}")
-        else:
-            self._quarantine(item, outcome.state, outcome.message, outcome.bad_tiles)
-            if outcome.state != NeedsUpsamplingError.reason:  # the survey has named these
-                self.console.warn(f"{outcome.slide_id}: {outcome.state}: {outcome.message}")
-        self._write_quarantine()
+    def _collect(self) -> None:
+        """Remove what processes that were killed have left unfinished."""
+        out = self.options.out
+        folders = [out / name for name in _OUTPUTS]
+        folders += [target.bags for target in self.work.targets]
+        n = sum(len(collect_temporaries(folder)) for folder in folders if folder.is_dir())
+        if n:
+            self.console.say(f"{counted(n, 'unfinished file')} of killed runs removed")
 
-    def _quarantine(self, item: Surveyed, reason: str, message: str, bad_tiles: int = 0) -> None:
-        slide_id = item.file.slide_id
-        fingerprint = item.info.fingerprint if item.info else ""
-        earlier = self.before.get(slide_id)
-        if earlier and reason in _TRANSIENT and earlier.reason == reason:
-            self.entries[slide_id] = earlier  # looked at again, but nothing was tried
-            return
-        self.entries[slide_id] = failed(
-            earlier, slide_id, item.file.path.name, reason, message, fingerprint, bad_tiles
-        )
+    def _say_todo(self, queue: Queue) -> None:
+        kept = len(self.account.states) - self.account.count("quarantined")
+        if kept:
+            self.console.say(f"{counted(kept, 'slide')} done already")
+        if queue.todo:
+            names = [target.bags.name for target in self.work.targets]
+            goal = f"recipe {' and '.join(names)}" if names else f"until {self.work.until}"
+            self.console.say(f"{counted(len(queue), 'slide')} to do, {goal}")
+        tell_edited_in_place(self.options.out, queue.todo, self.console)
 
-    def _write_quarantine(self) -> None:
-        waiting = {i: e for i, e in self.before.items() if i not in self.entries}
-        ids = {item.file.slide_id for item in self.found}
-        others = {i: e for i, e in waiting.items() if i not in ids}
-        entries = others | self.entries
-        if entries or self.quarantine_csv.exists():
-            write_quarantine(self.quarantine_csv, entries)
+    def _say_troubles(self, encoding: Encoding, stage: Stage | None) -> None:
+        if encoding.halved:
+            self.console.warn(
+                f"the device ran out of memory {encoding.halved} times; batches are now of "
+                f"{encoding.batch} tiles"
+            )
+        if stage is not None and stage.notes:
+            path, why = next(iter(stage.notes.items()))
+            n = counted(len(stage.notes), "slide")
+            self.console.warn(f"{n} read in place, not from the stage: {path.name}: {why}")
 
     def _summary(self, sheet: Path, lesions: Sequence[Lesion]) -> int:
-        done, empty, bad = self.states["done"], self.states["empty"], len(self.entries)
-        text = f"{counted(len(self.found), 'slide')}: {done} done, {empty} empty, {bad} quarantined"
-        self.console.say(text)
+        account, say = self.account, self.console.say
+        say(account.line())
         if self.work.until != "tissue":
-            self.console.say(tiles_line(done + empty, self.tiles))
-        if self.colours:
-            self.console.say(str(self.colours))
-        if self.work.until == "bags":
-            self.console.say(f"bags: {self.work.bags}")
-        self.console.say(f"report: {sheet}")
-        if bad:
-            self.console.say(f"quarantined: {self.quarantine_csv}")
-        result = {
-            "total": len(self.found),
-            "done": done,
-            "empty": empty,
-            "quarantined": bad,
-            "tiles": tiles_result(self.tiles),
-            "bags": str(self.work.bags) if self.work.recipe else None,
+            say(tiles_line(account.count("done") + account.count("empty"), account.tiles))
+        if account.colours:
+            say(str(account.colours))
+        for line in filter(None, [account.time_line(time.monotonic() - self.started)]):
+            say(line)
+        for target in self.work.targets:
+            say(f"bags: {target.bags}")
+        say(f"report: {sheet}")
+        if account.entries:
+            say(f"quarantined: {account.quarantine.csv}")
+        if account.elsewhere:
+            say("slides in progress elsewhere: run again later, or with --wait")
+        result = account.result() | {
+            "tiles": tiles_result(account.tiles),
+            "bags": str(self.work.targets[0].bags) if self.work.targets else None,
+            "recipes": [str(target.bags) for target in self.work.targets],
             "report": str(sheet),
+            "seconds": {name: round(s, 2) for name, s in account.spent.items()},
         }
-        if self.colours:
-            result["colour"] = self.colours.counts
+        if account.colours:
+            result["colour"] = account.colours.counts
         if self.lesions:
             result["lesions"] = report_lesions(lesions, self.options.out, self.console)
         self.console.result(result)
         allowed = allowed_quarantined(self.options.allow_quarantined, len(self.found))
-        return 3 if bad > allowed else 0
+        return 3 if account.count("quarantined") > allowed else 0
 
     def _lesions(self) -> list[Lesion]:
         """Return what was annotated, counted; a table of an earlier run stays without --lesions."""
         if not self.lesions:
             return []
-        out, tiling = self.options.out, self.work.tiling
-        return count_lesions(self.lesions, self.found, out, tiling, self.store, self.entries)
+        out, tiling, failed = self.options.out, self.work.tiling, self.account.entries
+        return count_lesions(self.lesions, self.found, out, tiling, self.store, failed)
 
 
-def allowed_quarantined(text: str, total: int) -> int:
-    """Return how many quarantined slides `N` or `P%` allow.
+class _Written:
+    """Ends a run whose bags have taken as much room as it may take."""
 
-    Raises:
-        ConfigError: it is neither.
-    """
-    try:
-        if text.endswith("%"):
-            return int(float(text[:-1]) / 100 * total)
-        return int(text)
-    except ValueError:
-        raise ConfigError(f"--allow-quarantined {text}: give a number, or a share as 5%") from None
+    def __init__(self, limits: LimitsSpec) -> None:
+        self._limits = limits
+        self._bytes = self._files = 0
 
+    def add(self, outcome: Outcome) -> None:
+        """Count what a slide has taken.
 
-def _differences(old: dict, new: dict) -> str:
-    """Return the settings that differ, old -> new."""
-    pairs = []
-    for part in ("tiling", "tissue", "quality", "pixels"):
-        before, after = old.get(part, {}), new.get(part, {})
-        pairs += [
-            f"{part}.{key} {before.get(key)} -> {after.get(key)}"
-            for key in before | after
-            if before.get(key) != after.get(key)
-        ]
-    if old["encoder"] != new["encoder"]:
-        pairs.append("another version of the encoder")
-    if old["precision"] != new["precision"]:
-        pairs.append(f"precision {old['precision']} -> {new['precision']}")
-    return ", ".join(pairs) or "unknown"
+        Raises:
+            ResourceError: that is all a run may take.
+        """
+        self._bytes += outcome.bytes
+        self._files += outcome.files
+        max_gb, max_files = self._limits.max_gb, self._limits.max_files
+        if max_gb is not None and self._bytes >= max_gb * 1e9:
+            raise ResourceError(
+                f"{self._bytes / 1e9:.2f} GB of bags written, as limits.max_gb={max_gb:g} allows — "
+                "run again to go on, nothing was lost"
+            )
+        if max_files is not None and self._files >= max_files:
+            raise ResourceError(
+                f"{self._files} bags written, as limits.max_files={max_files} allows — "
+                "run again to go on, nothing was lost"
+            )

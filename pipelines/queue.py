@@ -63,58 +63,66 @@ class Queue:
         self._keys = [_Keys(work, k) for k in range(len(work.targets))]
         self.todo: deque[Surveyed] = deque(item for item in found if self._is_left(item))
         self._others: list[Surveyed] = []
+        self._coming: Job | None = None
         if stage is not None:
             stage.want([item.file.path for item in self.todo])
 
     def __len__(self) -> int:
         return len(self.todo)
 
+    @property
+    def is_waiting(self) -> bool:
+        """Return whether a slide will come, whose copy is being made."""
+        return self._coming is not None
+
     def take(self) -> Job | None:
-        """Return the next slide that nobody else works on, claimed; None when there is none."""
+        """Return the next slide that nobody else works on, claimed; None when there is none now."""
+        job = self._coming or self._next()
+        if self._stage is not None and job is not None:
+            path = job.item.file.path
+            self._coming = None if self._stage.is_settled(path) else job
+            if self._coming is not None:
+                return None
+            job.path = self._stage.get(path)
+        return job
+
+    def _next(self) -> Job | None:
         while self.todo:
             item = self.todo.popleft()
             claims = self._claimed(item)
             if not claims:
                 self._others.append(item)
                 continue
-            slide_id = item.file.slide_id
-            self._held[slide_id] = list(claims.values())
-            if not self._is_left(item):  # done by another process since this run began
-                self.release(slide_id)
-                continue
-            wanted = tuple(k for k in claims if not self._work.targets or self._lacks(item, k))
-            path = self._stage.get(item.file.path) if self._stage else item.file.path
-            return Job(item, wanted, path)
+            self._held[item.file.slide_id] = list(claims.values())
+            if self._is_left(item):
+                some = tuple(k for k in claims if not self._work.targets or self._lacks(item, k))
+                return Job(item, some, item.file.path)
+            self.release(item)  # done by another process since this run began
         return None
 
-    def release(self, slide_id: str, path: object = None) -> None:
-        """Give up the claims of a slide."""
-        for claim in self._held.pop(slide_id, []):
+    def release(self, item: Surveyed) -> None:
+        """Give up a slide: its claims, and the copy of it."""
+        for claim in self._held.pop(item.file.slide_id, []):
             claim.release()
+        if self._stage is not None:
+            self._stage.done(item.file.path)
 
-    def is_ours(self, slide_id: str) -> bool:
+    def is_ours(self, item: Surveyed) -> bool:
         """Return whether no other process has taken a slide over."""
-        return all(claim.is_live() for claim in self._held.get(slide_id, []))
+        return all(claim.is_live() for claim in self._held.get(item.file.slide_id, []))
 
     def again(self) -> int:
-        """Put back the slides that others worked on; return how many still do.
+        """Look again at the slides that others worked on; return how many still do.
 
         Those that others have finished are counted, those that they have left are to do.
         """
         others, self._others = self._others, []
-        busy = 0
         for item in others:
-            if not self._is_left(item):
-                continue
-            held = [self._claims.holder(name) for name in self._names(item)]
-            if any(held) and not self._claimable(item):
-                busy += 1
-                self._others.append(item)
-            else:
-                self.todo.append(item)
-        return busy
+            if self._is_left(item):
+                (self.todo if self._is_free(item) else self._others).append(item)
+        return len(self._others)
 
-    def _claimable(self, item: Surveyed) -> bool:
+    def _is_free(self, item: Surveyed) -> bool:
         claims = self._claimed(item)
         for claim in claims.values():
             claim.release()
@@ -133,7 +141,10 @@ class Queue:
         """Return whether a slide is to do; others are counted."""
         account, slide_id = self._account, item.file.slide_id
         if item.status != "ok" or item.info is None:
-            account.refuse(item)
+            if self._is_free(item):  # else another process could open it
+                account.refuse(item)
+            else:
+                account.elsewhere += 1
             return False
         if self._is_done(item):
             return False

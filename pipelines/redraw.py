@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from typing import TypeVar
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -19,43 +17,46 @@ from pipelines.overlay import (
 from pipelines.own import own_tissue
 from pipelines.slides_csv import Surveyed
 from pipelines.slidework import Work
-from pipelines.workers import processes
-from wsi.bags import BagInfo, create_store
+from wsi.bags import BagInfo
 from wsi.errors import WsiError
 from wsi.extract import Tiling, locate
 from wsi.slides import Slide, open_slide
+from wsi.supervision import Crew, Lost
 
 Done = tuple[Surveyed, BagInfo]
-T = TypeVar("T")
 
 
-def draw_unusable(found: Sequence[Surveyed], work: Work, jobs: int, console: Console) -> None:
+def draw_unusable(found: Sequence[Surveyed], work: Work, crew: Crew, console: Console) -> None:
     """Draw the slides that open but cannot be tiled, such as those without a resolution.
 
     What was drawn before, and has not changed, is left as it is.
     """
     todo = [item for item in found if item.info and item.status != "ok"]
     todo = [item for item in todo if not _is_drawn(item, work, None)]
-    problems = _each(partial(_draw_unusable, work=work), todo, jobs)
     with console.progress("drawing slides that cannot be tiled", len(todo)) as track:
-        for item, problem in zip(todo, problems):
+        for item, problem in crew.each(_draw_unusable, todo, work):
             track.advance()
             if problem:
-                console.warn(f"{item.file.slide_id} cannot be drawn: {problem}")
+                console.warn(f"{item.file.slide_id} cannot be drawn: {_words(problem)}")
 
 
-def draw_done(done: Sequence[Done], work: Work, jobs: int, console: Console) -> None:
+def draw_done(done: Sequence[Done], work: Work, crew: Crew, console: Console) -> None:
     """Draw those slides again whose overlay and OUT/tiles are not of the tiles in their bags.
 
     An earlier run may have drawn another tiling, other tissue, or tissue alone.
     """
     todo = [(item, bag) for item, bag in done if not _shows_bag(item, bag, work)]
-    problems = _each(partial(_draw_done, work=work), todo, jobs)
     with console.progress("drawing slides as their bags are", len(todo)) as track:
-        for (item, _), problem in zip(todo, problems):
+        for (item, _), problem in crew.each(_draw_done, todo, work):
             track.advance()
             if problem:
-                console.warn(f"{item.file.slide_id} cannot be drawn as its bag is: {problem}")
+                console.warn(
+                    f"{item.file.slide_id} cannot be drawn as its bag is: {_words(problem)}"
+                )
+
+
+def _words(problem: str | Lost) -> str:
+    return problem.message if isinstance(problem, Lost) else problem
 
 
 def _shows_bag(item: Surveyed, bag: BagInfo, work: Work) -> bool:
@@ -72,14 +73,6 @@ def _is_drawn(item: Surveyed, work: Work, tiling: Tiling | None) -> bool:
     own = own_tissue(work.out, item.file, item.info, common)
     drawn = read_overlay(work.out, item.file.slide_id)
     return is_current(drawn, item.info, common, own, tiling)
-
-
-def _each(draw: Callable[[T], str], todo: Sequence[T], jobs: int) -> Iterator[str]:
-    if jobs <= 1 or len(todo) <= 1:
-        yield from map(draw, todo)
-        return
-    with processes(min(jobs, len(todo))) as pool:
-        yield from pool.map(draw, todo)
 
 
 def _draw_unusable(item: Surveyed, work: Work) -> str:
@@ -113,7 +106,7 @@ def _draw_done(pair: Done, work: Work) -> str:
 def _kept(bag: BagInfo, work: Work) -> np.ndarray:
     if not bag.n:
         return np.zeros((0, 2), np.int32)
-    return create_store(work.bags, work.config.store).read(bag.slide_id).xy0
+    return work.store().read(bag.slide_id).xy0
 
 
 def _opened(item: Surveyed, work: Work) -> Slide:

@@ -18,10 +18,11 @@ from pipelines.survey import (
     tell_passed_over,
     unresolved_lines,
 )
+from pipelines.workers import readers
 from wsi.errors import ConfigError
 from wsi.findings import few
 from wsi.slides.histogram import MppBin, mpp_bins
-from wsi.specs import SlidesSpec
+from wsi.specs import LimitsSpec, SlidesSpec
 
 _SHOWN = tuple(c for c in (*STABLE, "reader", "icc") if c not in ("path", "reason"))
 
@@ -51,7 +52,7 @@ def run(options: Options, spec: SlidesSpec, console: Console) -> int:
         sources,
         spec,
         console,
-        jobs=options.jobs,
+        readers(options.jobs, LimitsSpec()),
         settle=options.settle,
         slides_csv=options.out,
     )

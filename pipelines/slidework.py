@@ -18,7 +18,7 @@ from pipelines.overlay import draw_tissue, show_left_out, write_located
 from pipelines.own import own_tissue
 from pipelines.slides_csv import Surveyed
 from wsi.bags import BagStore, create_store
-from wsi.errors import BadTilesError, NeedsUpsamplingError, RegionError, SlideError
+from wsi.errors import BadTilesError, NeedsUpsamplingError, RegionError, ResourceError, SlideError
 from wsi.extract import DEFAULT_BATCH, BagPlan, Located, Recipe, Tiling, locate, plan_bag
 from wsi.pixels import PixelPlan, PixelSteps, fit_pixels
 from wsi.prepared import Preparation
@@ -28,6 +28,8 @@ from wsi.supervision import Channel
 from wsi.tissue import OwnTissue
 
 Until = Literal["tissue", "tiles", "bags"]
+NO_SPACE = "no-space"
+"""State of a slide whose outputs could not be written: nothing is wrong with it."""
 READ = "read"
 """State of a slide whose tiles have all been handed over: its bags are not made yet."""
 
@@ -42,6 +44,7 @@ class Outcome:
         bad_tiles: how many tiles could not be decoded where that is why it failed.
         spent: seconds by kind of work.
         trace: of an error that nobody foresaw.
+        bytes, files: of the bags made.
     """
 
     slide_id: str
@@ -54,6 +57,8 @@ class Outcome:
     colour: str = ""
     spent: Mapping[str, float] = field(default_factory=dict)
     trace: str = ""
+    bytes: int = 0
+    files: int = 0
 
 
 @dataclass(frozen=True)
@@ -130,6 +135,8 @@ def read_slide(
         return Outcome(item.file.slide_id, error.reason, str(error), bad_tiles=error.bad)
     except SlideError as error:
         return Outcome(item.file.slide_id, error.reason, str(error))
+    except ResourceError as error:
+        return Outcome(item.file.slide_id, NO_SPACE, str(error))
     except OSError as error:
         if error.filename and Path(error.filename) != path:
             raise  # about the outputs

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,7 +19,6 @@ from pipelines.slides_csv import (
     settings_key,
     write_slides_csv,
 )
-from pipelines.workers import processes
 from wsi.cohorts import read_slide_table
 from wsi.cohorts.cells import read_table
 from wsi.errors import CohortError, ConfigError, SlideError
@@ -29,12 +27,12 @@ from wsi.findings import few
 from wsi.slides import FileStamp, SlideFile, open_slide, search_archive, stamp_of
 from wsi.slides.resolution import TABLE_WINS
 from wsi.specs import SlidesSpec
+from wsi.supervision import BUG, CRASH, KILLED, MEMORY, Crew, Lost
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".xlsx")
 SETTLING = "still-being-written"
 """Status of a slide that is being copied; it is looked at again by the next run."""
 
-_CHUNK = 8  # slides that a process takes at a time
 _KEEP_S = 30.0  # how often what was found so far is kept, for a run that is stopped
 
 
@@ -107,8 +105,8 @@ def survey(
     sources: Sources,
     spec: SlidesSpec,
     console: Console,
+    crew: Crew,
     *,
-    jobs: int = 1,
     settle: float = 0.0,
     slides_csv: Path | None = None,
     keep: bool = True,
@@ -119,7 +117,7 @@ def survey(
     slides.csv among the sources knows it is not opened.
 
     Args:
-        jobs: processes that open slides.
+        crew: the children that open slides.
         settle: a file that changed less than so many seconds ago counts as being written.
         slides_csv: read before, and written when done; now and then also before that.
         keep: False leaves `slides_csv` as it is.
@@ -140,7 +138,7 @@ def survey(
     _tell_what_is_known(sources, len(todo), {**earlier, **sources.rows}, console)
     last = time.monotonic()
     with console.progress("opening slides", len(todo)) as track:
-        for index, item in _looked_at(todo, spec, jobs):
+        for index, item in _looked_at(todo, spec, crew):
             found[index] = item
             track.advance()
             if slides_csv and keep and time.monotonic() - last > _KEEP_S:
@@ -213,39 +211,30 @@ def _tell_what_is_known(
 Todo = Sequence[tuple[int, SlideFile, FileStamp | None]]
 
 
-def _looked_at(todo: Todo, spec: SlidesSpec, jobs: int) -> Iterator[tuple[int, Surveyed]]:
-    if jobs <= 1 or len(todo) <= 1:
-        for index, file, stamp in todo:
-            yield index, survey_one(file, spec, stamp)
-        return
-    chunks = [todo[k : k + _CHUNK] for k in range(0, len(todo), _CHUNK)]
-    done = 0
-    try:
-        with processes(min(jobs, len(chunks))) as pool:
-            for part in pool.map(_chunk, chunks, [spec] * len(chunks)):
-                yield from part
-                done += len(part)
-    except BrokenProcessPool:
-        yield from _one_by_one(todo[done:], spec)
+def _looked_at(todo: Todo, spec: SlidesSpec, crew: Crew) -> Iterator[tuple[int, Surveyed]]:
+    """Yield what each slide is; one that makes its reader crash or hang is known by that."""
+    again: list[tuple[int, SlideFile, FileStamp | None]] = []
+    for slide, found in crew.each(_look, todo, spec):
+        if isinstance(found, Lost) and found.reason in (CRASH, KILLED, MEMORY):
+            again.append(slide)  # perhaps the slide before has spoilt its reader's memory
+        else:
+            yield slide[0], _surveyed(slide, found)
+    for slide, found in crew.each(_look, again, spec):
+        yield slide[0], _surveyed(slide, found)
 
 
-def _one_by_one(todo: Todo, spec: SlidesSpec) -> Iterator[tuple[int, Surveyed]]:
-    """Look at slides in a process that may die of one of them; that one is then known."""
-    left = list(todo)
-    while left:
-        try:
-            with processes(1) as pool:
-                while left:
-                    yield from pool.submit(_chunk, left[:1], spec).result()
-                    left.pop(0)
-        except BrokenProcessPool:
-            index, file, stamp = left.pop(0)
-            reason = f"{file.path.name} makes its decoder crash — copy it again from its source"
-            yield index, Surveyed(file, None, "decoder-crash", reason, stamp)
+def _look(todo: tuple[int, SlideFile, FileStamp | None], spec: SlidesSpec) -> Surveyed:
+    _, file, stamp = todo
+    return survey_one(file, spec, stamp)
 
 
-def _chunk(todo: Todo, spec: SlidesSpec) -> list[tuple[int, Surveyed]]:
-    return [(index, survey_one(file, spec, stamp)) for index, file, stamp in todo]
+def _surveyed(slide: tuple[int, SlideFile, FileStamp | None], found: Surveyed | Lost) -> Surveyed:
+    if isinstance(found, Surveyed):
+        return found
+    _, file, stamp = slide
+    reason = "open-failed" if found.reason == BUG else found.reason
+    text = f"{file.path.name}: {found.message} — copy it again from its source, or convert it"
+    return Surveyed(file, None, reason, text, stamp)
 
 
 def survey_one(file: SlideFile, spec: SlidesSpec, stamp: FileStamp | None = None) -> Surveyed:

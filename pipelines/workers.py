@@ -75,6 +75,11 @@ def reading_threads(jobs: int) -> int:
     return max(1, min(_MOST_THREADS, _cores() // jobs))
 
 
+def encoding_threads() -> int:
+    """Return the threads that encode on a CPU: as many as there are cores."""
+    return _cores()
+
+
 def _cores() -> int:
     """Return the cores this process may use, which on a cluster are fewer than there are."""
     try:

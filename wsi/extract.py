@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from wsi.bags import BagInfo, BagStore, Interleaved, Provenance, earlier_rows, held_rows
 from wsi.errors import BagError, ConfigError
 from wsi.pixels import PixelPlan, PixelSteps, fit_pixels, plan_pixels
-from wsi.prepared import Prepared, Preparation
+from wsi.prepared import Preparation, Prepared
 from wsi.quality import FoldRule, fold_rule
 from wsi.slides import Slide, SlideInfo, Thumbnail
 from wsi.specs import Config, QualitySpec, TilingSpec, TissueSpec
@@ -328,9 +328,7 @@ def embed(
     plan = plan_bag(slide, located, recipe, store, steps)
     if not len(grid):
         return store_empty(store, plan)
-    work = Preparation(
-        slide, grid, recipe.quality.limits, plan.rule, steps, batch, max_bad_tiles
-    )
+    work = Preparation(slide, grid, recipe.quality.limits, plan.rule, steps, batch, max_bad_tiles)
     encoding = 0.0
     with BagInProgress(store, plan, encoder.info.dim) as bag:
         reused = len(grid) - len(plan.fresh)

@@ -71,9 +71,7 @@ class Preparation:
     place: Place | None = None
     spent: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
-    def parts(
-        self, rows: NDArray[np.integer] | None = None, held: int = 0
-    ) -> Iterator[Prepared]:
+    def parts(self, rows: NDArray[np.integer] | None = None, held: int = 0) -> Iterator[Prepared]:
         """Yield the tiles of the grid in its order.
 
         Args:

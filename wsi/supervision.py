@@ -44,7 +44,7 @@ _START_S = 60.0  # a child may need so much longer for its first words: it impor
 _AWAY_S = 5.0  # without a look at its children a parent was suspended, or busy
 _END_S = 5.0  # after which a killed child is left to the system
 # Children stand side by side; libraries that start threads of their own would fight for cores.
-_ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 @dataclass(frozen=True)

@@ -126,11 +126,7 @@ class Stage:
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         with self._changed:
-            copy = self._copies.get(path) or self._add(path)
-            copy.asked = True
-            if self._ahead.pop(copy.key, None):
-                self._asked[copy.key] = copy
-            self._go_on()
+            copy = self._ask(path)
             while copy.state in ("waiting", "making"):
                 left_s = None if deadline is None else deadline - time.monotonic()
                 if left_s is not None and left_s <= 0:
@@ -141,6 +137,11 @@ class Stage:
                 return self._place(copy) / path.name
             self._notes[path] = copy.why
             return path
+
+    def is_settled(self, path: Path) -> bool:
+        """Return whether `get` would answer at once; what is asked for is copied first."""
+        with self._changed:
+            return self._ask(path).state in ("ready", "original")
 
     def done(self, path: Path) -> None:
         """Say that a slide is no longer needed, copied or not: it makes room for others."""
@@ -164,6 +165,14 @@ class Stage:
         self._folder.remove()
 
     # -- all below hold self._changed ----------------------------------------------------------
+
+    def _ask(self, path: Path) -> _Copy:
+        copy = self._copies.get(path) or self._add(path)
+        copy.asked = True
+        if self._ahead.pop(copy.key, None):
+            self._asked[copy.key] = copy
+        self._go_on()
+        return copy
 
     def _add(self, path: Path) -> _Copy:
         self._next_key += 1
