@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import threading
@@ -163,7 +164,5 @@ class Encoding:
         return np.concatenate(parts)
 
     def _ring(self) -> None:
-        try:
+        with contextlib.suppress(BlockingIOError):  # full: it rings already
             os.write(self._bell, b"x")
-        except BlockingIOError:
-            pass  # full: it rings already

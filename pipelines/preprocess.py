@@ -276,7 +276,7 @@ class _Run:
             names = [target.bags.name for target in self.work.targets]
             goal = f"recipe {' and '.join(names)}" if names else f"until {self.work.until}"
             self.console.say(f"{counted(len(queue), 'slide')} to do, {goal}")
-        tell_edited_in_place(self.options.out, queue.todo, self.console)
+        tell_edited_in_place(self.options.out, self.found, self.console)
 
     def _say_troubles(self, encoding: Encoding, stage: Stage | None) -> None:
         if encoding.halved:

@@ -291,7 +291,7 @@ class Config(Spec):
     limits: LimitsSpec = LimitsSpec()
     encoder: Named | tuple[Named, ...] = Field(
         default=Component(name="texture-v1"),
-        description="built-in, or timm:<model>, hf-hub:<org>/<model>; several in one read as a list",
+        description="built-in, timm:<model> or hf-hub:<org>/<model>; a list shares the reading",
     )
     precision: Literal["float16", "float32"] = Field(
         default="float16", description="of stored features"

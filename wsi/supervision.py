@@ -327,10 +327,8 @@ class _Child:
             return  # of a child that ended, or of memory of another size
         self._held.discard(said.slot)
         self._heard = time.monotonic()
-        try:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the next event says so
             self.pipe.send(("free", said.slot))
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # it died; the next event says so
 
     def hear(self) -> Iterator[Event]:
         """Yield what it has said; at its death, why."""

@@ -7,8 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pipelines.quarantine import Entry, failed, read_quarantine, write_quarantine
-from wsi.errors import ConfigError
+from pipelines.quarantine import Entry, Quarantine, failed
 
 
 def entry(slide_id: str = "a", **changes: object) -> Entry:
@@ -25,31 +24,44 @@ def entry(slide_id: str = "a", **changes: object) -> Entry:
     return Entry(**(values | changes))  # pyright: ignore[reportArgumentType]
 
 
-def test_entries_survive_the_file_and_are_sorted(tmp_path: Path) -> None:
+def test_entries_survive_the_files_and_the_table_is_sorted(tmp_path: Path) -> None:
     entries = {i: entry(i) for i in ("b/2", "a", "b/1")}
-    write_quarantine(tmp_path / "q.csv", entries)
-    assert read_quarantine(tmp_path / "q.csv") == entries
-    table = pd.read_csv(tmp_path / "q.csv")  # as anyone else would read it
+    quarantine = Quarantine(tmp_path)
+    for each in entries.values():
+        quarantine.put(each)
+    assert Quarantine(tmp_path).entries() == entries
+    quarantine.write_csv()
+    table = pd.read_csv(tmp_path / "quarantine.csv")  # as anyone else would read it
     assert table["slide_id"].tolist() == ["a", "b/1", "b/2"]
     assert table["attempts"].tolist() == [2, 2, 2]
     assert table["message"].tolist()[0] == entry().message
 
 
-def test_no_file_is_no_entries(tmp_path: Path) -> None:
-    assert read_quarantine(tmp_path / "q.csv") == {}
+def test_without_entries_no_table_is_made(tmp_path: Path) -> None:
+    quarantine = Quarantine(tmp_path)
+    quarantine.write_csv()
+    assert quarantine.entries() == {}
+    assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("text", ["a,b\n1,2\n", "slide_id,attempts\na,many\n", "\x00\x01"])
-def test_a_file_that_is_no_such_table_is_named(tmp_path: Path, text: str) -> None:
-    (tmp_path / "q.csv").write_text(text)
-    with pytest.raises(ConfigError, match=r"q\.csv is no table .* — remove it"):
-        read_quarantine(tmp_path / "q.csv")
+def test_a_removed_entry_leaves_the_table(tmp_path: Path) -> None:
+    quarantine = Quarantine(tmp_path)
+    quarantine.put(entry("a"))
+    quarantine.write_csv()
+    quarantine.remove("a")
+    quarantine.write_csv()
+    assert quarantine.entry("a") is None
+    assert pd.read_csv(tmp_path / "quarantine.csv").empty
 
 
-def test_bytes_that_are_no_text_are_named(tmp_path: Path) -> None:
-    (tmp_path / "q.csv").write_bytes(b"slide_id,attempts\n\xff\xfe,1\n")
-    with pytest.raises(ConfigError, match=r"q\.csv"):
-        read_quarantine(tmp_path / "q.csv")
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"slide_id": "a"}', "\x00\x01"])
+def test_a_damaged_entry_is_as_none_so_that_its_slide_is_tried(tmp_path: Path, text: str) -> None:
+    quarantine = Quarantine(tmp_path)
+    quarantine.put(entry("a"))
+    quarantine.put(entry("b"))
+    (tmp_path / "quarantine" / "a.json").write_text(text)
+    assert quarantine.entries() == {"b": entry("b")}
+    assert quarantine.entry("a") is None
 
 
 def test_the_same_file_failing_again_is_one_more_attempt() -> None:
