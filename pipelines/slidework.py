@@ -199,14 +199,15 @@ class _Reading:
             self._place,
             self._spent,
         )
+        file_s = slide.file_s  # tissue was looked for before
         for part in tiles.parts(fresh, int(kept.sum())):
             if len(part.rows):
                 self._channel.send_slot(replace(part, tiles=None))
             else:
                 self._channel.send(part)
             kept[part.rows] = True
-        self._spent["decode"] = slide.decoding_s - slide.file_s
-        self._spent["read"] = slide.file_s
+        self._spent["read"] = slide.file_s - file_s
+        self._spent["decode"] = max(0.0, slide.decoding_s - self._spent["read"])
         self._spent["resize"] = slide.resizing_s
         if not kept.all():
             tissue = work.config.tissue

@@ -49,6 +49,18 @@ class Component(BaseModel):
 Named = Annotated[Component, BeforeValidator(_component)]
 
 
+def _components(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return tuple(_one_component(each) for each in value)
+    return _one_component(value)
+
+
+def _one_component(value: Any) -> Component:
+    if not isinstance(value, str | dict | Component):
+        raise ValueError("give a name, a name with settings, or a list of these")
+    return Component.model_validate(_component(value))
+
+
 class SlidesSpec(Spec):
     """How slides are opened and their resolution is settled."""
 
@@ -289,7 +301,7 @@ class Config(Spec):
     pixels: PixelsSpec = PixelsSpec()
     quality: QualitySpec = QualitySpec()
     limits: LimitsSpec = LimitsSpec()
-    encoder: Named | tuple[Named, ...] = Field(
+    encoder: Annotated[Component | tuple[Component, ...], BeforeValidator(_components)] = Field(
         default=Component(name="texture-v1"),
         description="built-in, timm:<model> or hf-hub:<org>/<model>; a list shares the reading",
     )
