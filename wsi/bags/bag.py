@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -25,7 +24,6 @@ _NEEDED = (
     ("encoder", "fingerprint"),
     ("tissue", "settings"),
 )
-_BLOCK_BYTES = 1 << 18  # looked at together: fits a cache, and a mapped file stays on disk
 
 
 @dataclass(frozen=True)
@@ -164,7 +162,9 @@ def check_finite(subject: str, features: np.ndarray, row0: int = 0) -> None:
         features: float16, float32 or float64.
         row0: number of the first row, for the message.
     """
-    bad = list(_nonfinite_rows(features))
+    bad = []
+    if features.size and _has_nonfinite(features):
+        bad = np.flatnonzero(~np.isfinite(features).all(axis=1)).tolist()
     if bad:
         shown = ", ".join(str(row0 + row) for row in bad[:10]) + (", ..." if len(bad) > 10 else "")
         raise BagError(
@@ -180,24 +180,14 @@ def check_fractions(subject: str, tissue: np.ndarray) -> None:
         raise BagError(f"{subject}: {bad} tissue fractions lie outside [0, 1] — check the mask")
 
 
-def _nonfinite_rows(features: np.ndarray) -> Iterator[int]:
-    rows = max(1, _BLOCK_BYTES // max(1, features[:1].nbytes))
-    for start in range(0, len(features), rows):
-        block = np.ascontiguousarray(features[start : start + rows])
-        if _has_nonfinite(block):
-            bad_rows = ~np.isfinite(block).all(axis=1)
-            yield from (start + int(row) for row in np.flatnonzero(bad_rows))
-
-
-def _has_nonfinite(block: np.ndarray) -> bool:
-    # An exponent of all ones is infinity or NaN. Comparing bits is four times as fast as
-    # np.isfinite on float16, and reading a bag is not much slower than this check.
-    unsigned = np.dtype(f"u{block.dtype.itemsize}")
-    infinity = np.array(np.inf, block.dtype).view(unsigned)
-    magnitude = np.iinfo(unsigned).max >> 1
-    return block.size > 0 and bool(
-        (block.view(unsigned) & unsigned.type(magnitude)).max() >= infinity
-    )
+def _has_nonfinite(features: np.ndarray) -> bool:
+    # An exponent of all ones is infinity or NaN: as whole numbers these are the largest of either
+    # sign. Two maxima run as fast as memory does, np.isfinite on float16 ten times as slow.
+    bits = 8 * features.dtype.itemsize
+    infinity = int(np.array(np.inf, features.dtype).view(f"u{bits // 8}"))
+    negative = 1 << (bits - 1)
+    signed, unsigned = features.view(f"i{bits // 8}"), features.view(f"u{bits // 8}")
+    return bool(signed.max() >= infinity or unsigned.max() >= negative + infinity)
 
 
 def _plain_json(part: str, value: Json) -> Json:
