@@ -1,13 +1,14 @@
 """Bags: one slide's tile features, and the folders that hold them."""
 
 from wsi.bags.bag import Bag, Provenance
-from wsi.bags.base import BagStore, Finding
+from wsi.bags.base import BagStore
 from wsi.bags.convert import convert
 from wsi.bags.open import STORES, create_store, open_store
 from wsi.bags.reuse import Earlier, Interleaved, earlier_rows
 from wsi.bags.scores import ALL_TILES, SCORES, TileFilter, beyond
 from wsi.bags.select import check_uniform
 from wsi.bags.sidecar import BagInfo
+from wsi.bags.verify import Finding
 from wsi.bags.writer import DROPPED, BagWriter
 
 __all__ = [
