@@ -291,17 +291,37 @@ def bags_ls(folder: Path, *, common: Common = COMMON) -> int:
 
 
 @bags.command(name="verify")
-def bags_verify(folder: Path, *, common: Common = COMMON) -> int:
-    """Check every byte of every bag; exit code 5 and names when one is damaged.
+def bags_verify(
+    folder: Path,
+    *,
+    quick: Annotated[bool, Parameter(negative=())] = False,
+    repair: Annotated[bool, Parameter(negative=())] = False,
+    slides: Path | None = None,
+    dry_run: Annotated[bool, Parameter(negative=())] = False,
+    common: Common = COMMON,
+) -> int:
+    """Check every byte of every bag; exit code 5 and names when one is damaged or gone.
+
+    States: corrupt, missing (a sidecar without its bag), stale (the slide was replaced), orphan
+    (a bag without sidecar), temp (an unfinished file). What is not named is ok.
 
     Parameters
     ----------
     folder
         A recipe folder, or the folder of recipes while it holds one.
+    quick
+        Look at sidecars and sizes only: thousands of bags a second.
+    repair
+        Move what is no good to FOLDER/corrupt, so that `wsi preprocess` makes it again. Not while
+        a run writes there.
+    slides
+        Folder or table of the slides: names bags of replaced slides, and slides without a bag.
+    dry_run
+        With --repair: say what would be moved.
     """
-    from pipelines.bags import verify_bags
+    from pipelines.verify import Options, verify_bags
 
-    return verify_bags(folder, common.console())
+    return verify_bags(Options(folder, quick, repair, slides, dry_run), common.console())
 
 
 @bags.command(name="convert")

@@ -14,6 +14,10 @@ from wsi.errors import BagCorruptError, WsiError
 from wsi.files import TEMPORARY_PREFIX, file_name_of, publish_bytes, sha256_bytes, sha256_json
 
 SUFFIX = ".json"
+CORRUPT = "corrupt"
+"""Folder inside a folder of bags that damaged files are moved to."""
+PACKED = "packed"
+"""Folder inside a folder of bags with all of them in one file, see `wsi.bags.packed`."""
 _SEAL = b' "self_sha256": "%s"\n}\n'
 _SEAL_BYTES = len(_SEAL % sha256_bytes(b"").encode())
 

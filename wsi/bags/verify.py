@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from wsi.bags.sidecar import BagInfo, sidecar_path, sidecar_paths
+from wsi.bags.sidecar import SUFFIX, BagInfo, sidecar_path, sidecar_paths
 from wsi.errors import BagCorruptError
-from wsi.files import TEMPORARY_PREFIX, sha256_file
+from wsi.files import TEMPORARY_PREFIX, sampled_fingerprint, sha256_file
 
 if TYPE_CHECKING:
     from wsi.bags.base import BagStore
@@ -32,7 +32,7 @@ class Finding:
         state: `corrupt`; `missing` (a sidecar whose bag is gone); `stale` (the slide was replaced);
             `temp` (an unfinished file); `orphan` (a bag without sidecar).
         message: what, which file, what to do next.
-        files: names of the files in the folder that are no good.
+        files: names of the files in the folder that are no good, whether there or not.
     """
 
     name: str
@@ -76,8 +76,9 @@ class _Check:
         except FileNotFoundError:
             message = f"{sidecar}: no sidecar — rerun preprocess"
             return Finding(sidecar.name, "missing", message)
-        except (BagCorruptError, OSError) as error:
-            return Finding(sidecar.name, "corrupt", str(error), (sidecar.name,))
+        except BagCorruptError as error:
+            files = (sidecar.name, sidecar.name.removesuffix(SUFFIX) + self.store.suffix)
+            return Finding(sidecar.name, "corrupt", str(error), files)
         return None if info.status == "empty" else self._file(info, sidecar)
 
     def _file(self, info: BagInfo, sidecar: Path) -> Finding | None:
@@ -128,3 +129,43 @@ def _strays(store: BagStore) -> Iterator[Finding]:
         what = "unfinished" if unfinished else "no sidecar"
         message = f"{path}: {what} — remove it and rerun preprocess"
         yield Finding(path.name, state, message, (path.name,))
+
+
+def find_stale(store: BagStore, slides: Mapping[str, Path]) -> Iterator[Finding]:
+    """Yield the bags whose slide was replaced, and the slides without a bag.
+
+    The fingerprint is taken anew, from the whole file where the sidecar has its SHA-256.
+
+    Args:
+        slides: file of each slide, by id.
+    """
+    infos = {info.slide_id: info for info in store.infos()}
+    with ThreadPoolExecutor(_THREADS) as pool:
+        now = pool.map(lambda slide_id: _fingerprint(infos.get(slide_id), slides[slide_id]), slides)
+        for (slide_id, path), found in zip(slides.items(), now, strict=True):
+            if slide_id not in infos:
+                message = f"{slide_id}: no valid bag in {store.root} — rerun preprocess"
+                yield Finding(slide_id, "missing", message)
+            elif found != _stored(infos[slide_id]):
+                how = "is gone" if found is None else "is another file than its bag was made from"
+                message = f"{slide_id}: {path.name} {how} — rerun preprocess"
+                yield Finding(slide_id, "stale", message, _files(store, slide_id))
+
+
+def _files(store: BagStore, slide_id: str) -> tuple[str, str]:
+    return store._path(slide_id).name, sidecar_path(store.root, slide_id).name
+
+
+def _stored(info: BagInfo) -> str:
+    slide = info.provenance.slide
+    return str(slide.get("sha256") or slide["fingerprint"])
+
+
+def _fingerprint(info: BagInfo | None, path: Path) -> str | None:
+    if info is None:
+        return None
+    try:
+        whole = info.provenance.slide.get("sha256")
+        return sha256_file(path) if whole else sampled_fingerprint(path)
+    except OSError:
+        return None
