@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -118,6 +119,7 @@ def sampled_fingerprint(path: Path) -> str:
     return digest.hexdigest()
 
 
+@functools.lru_cache(maxsize=1 << 16)
 def file_name_of(slide_id: str) -> str:
     """Return the flat, portable file name (without suffix) of a slide id.
 

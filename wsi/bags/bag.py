@@ -24,6 +24,7 @@ _NEEDED = (
     ("encoder", "fingerprint"),
     ("tissue", "settings"),
 )
+_PARTS = (*(part for part, _ in _NEEDED), "quality", "pixels")
 
 
 @dataclass(frozen=True)
@@ -60,15 +61,13 @@ class Provenance:
     pixels: Json = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for part, value in _plain_json({part: getattr(self, part) for part in _PARTS}).items():
+            object.__setattr__(self, part, value)
         for part, needed in _NEEDED:
-            value = _plain_json(part, getattr(self, part))
-            if value.get(needed) in (None, ""):
+            if getattr(self, part).get(needed) in (None, ""):
                 raise BagError(
                     f"provenance: {part} has no '{needed}' — give one, it enters the key"
                 )
-            object.__setattr__(self, part, value)
-        object.__setattr__(self, "quality", _plain_json("quality", self.quality))
-        object.__setattr__(self, "pixels", _plain_json("pixels", self.pixels))
         if self.precision not in get_args(Precision):
             raise BagError(f"provenance: precision {self.precision!r} — use float16 or float32")
 
@@ -105,8 +104,7 @@ class Provenance:
 
     def to_json(self) -> Json:
         """Return the fields as one JSON object."""
-        parts = (*(part for part, _ in _NEEDED), "quality", "pixels", "precision")
-        return {part: getattr(self, part) for part in parts}
+        return {part: getattr(self, part) for part in (*_PARTS, "precision")}
 
 
 @dataclass(frozen=True)
@@ -190,13 +188,13 @@ def _has_nonfinite(features: np.ndarray) -> bool:
     return bool(signed.max() >= infinity or unsigned.max() >= negative + infinity)
 
 
-def _plain_json(part: str, value: Json) -> Json:
+def _plain_json(parts: dict[str, Any]) -> dict[str, Json]:
+    for part, value in parts.items():
+        if not isinstance(value, dict):
+            raise BagError(f"provenance: {part} is {type(value).__name__} — give a dictionary")
     try:
         # Tuples become lists and the caller's dictionaries are let go of, so that a bag reads
         # back equal to what was stored.
-        plain = json.loads(json.dumps(value, allow_nan=False))
+        return json.loads(json.dumps(parts, allow_nan=False))
     except (TypeError, ValueError) as error:
-        raise BagError(f"provenance: {part} is not JSON ({error}) — use plain values") from error
-    if not isinstance(plain, dict):
-        raise BagError(f"provenance: {part} is {type(value).__name__} — give a dictionary")
-    return plain
+        raise BagError(f"provenance: not JSON ({error}) — use plain values") from error
