@@ -324,6 +324,36 @@ def bags_verify(
     return verify_bags(Options(folder, quick, repair, slides, dry_run), common.console())
 
 
+@bags.command(name="pack")
+def bags_pack(
+    folder: Path,
+    *,
+    out: Path | None = None,
+    ids: Path | None = None,
+    dry_run: Annotated[bool, Parameter(negative=())] = False,
+    common: Common = COMMON,
+) -> int:
+    """Copy all bags into a few flat files that training maps into memory.
+
+    `wsi train` uses them when they lie in FOLDER/packed and agree with the bags; when a bag was
+    changed, added or removed, it says so and reads the bags. Run it again then.
+
+    Parameters
+    ----------
+    folder
+        A recipe folder, or the folder of recipes while it holds one.
+    out
+        Folder for the packed cohort; by default `packed` inside the recipe folder.
+    ids
+        Table with a slide_id column: pack only these.
+    dry_run
+        Say how many bags, tiles and bytes.
+    """
+    from pipelines.pack import Options, pack_bags
+
+    return pack_bags(Options(folder, out, ids, dry_run), common.console())
+
+
 @bags.command(name="convert")
 def bags_convert(
     folder: Path, *, to: Literal["h5", "zarr"], out: Path, common: Common = COMMON

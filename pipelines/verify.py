@@ -30,7 +30,10 @@ def verify_bags(options: Options, console: Console) -> int:
         raise ConfigError("--dry-run: verify changes nothing of itself — add --repair")
     store = any_store(options.folder)
     total = len(sidecar_paths(store.root))
-    findings = list(_findings(store, options))
+    with console.progress("bags", total) as track:
+        findings = list(store.verify_all(quick=options.quick, looked=track.advance))
+    if options.slides is not None:
+        findings += _of_slides(store, options.slides)
     moved = [_moved(store, finding, options) for finding in findings]
     if findings:
         rows = ([f.state, f.name, f.message] for f in findings)
@@ -42,12 +45,6 @@ def verify_bags(options: Options, console: Console) -> int:
         _say_moved(store, sum(map(len, moved)), options, console)
     states = {finding.state for finding in findings}
     return 5 if states & {"corrupt", "missing"} else 0
-
-
-def _findings(store: BagStore, options: Options) -> Iterator[Finding]:
-    yield from store.verify_all(quick=options.quick)
-    if options.slides is not None:
-        yield from _of_slides(store, options.slides)
 
 
 def _of_slides(store: BagStore, slides: Path) -> Iterator[Finding]:

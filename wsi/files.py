@@ -51,7 +51,7 @@ def publish(path: Path) -> Iterator[Path]:
         # Some writers make private files; what is published is for whoever may read the folder.
         temporary.chmod(_MODE)
         temporary.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ResourceError(
@@ -75,7 +75,8 @@ def publish_json(path: Path, value: Any) -> None:
     publish_bytes(path, text.encode() + b"\n")
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Flush the names in `folder` to disk, where its file system can."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

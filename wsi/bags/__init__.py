@@ -5,6 +5,7 @@ from wsi.bags.bag import Bag, Provenance
 from wsi.bags.base import BagStore
 from wsi.bags.convert import convert
 from wsi.bags.open import STORES, any_store, create_store, open_store
+from wsi.bags.packed import PackedCohort
 from wsi.bags.reuse import Earlier, Interleaved, earlier_rows
 from wsi.bags.scores import ALL_TILES, SCORES, TileFilter, beyond
 from wsi.bags.select import check_uniform
@@ -24,6 +25,7 @@ __all__ = [
     "Earlier",
     "Finding",
     "Interleaved",
+    "PackedCohort",
     "Provenance",
     "TileFilter",
     "any_store",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from io import FileIO
 from pathlib import Path
 from typing import ClassVar
@@ -195,15 +195,20 @@ class BagStore(ABC):
         return list(self.verify_all([slide_id]))
 
     def verify_all(
-        self, slide_ids: Iterable[str] | None = None, *, quick: bool = False
+        self,
+        slide_ids: Iterable[str] | None = None,
+        *,
+        quick: bool = False,
+        looked: Callable[[], None] = lambda: None,
     ) -> Iterator[Finding]:
         """Yield what is wrong with bags, on several threads, in the order of their names.
 
         Args:
             slide_ids: only look at these; else at all bags and files of the folder.
             quick: look at sidecars and sizes, at no content.
+            looked: called after each bag.
         """
-        return find_damage(self, slide_ids, quick=quick)
+        return find_damage(self, slide_ids, quick, looked)
 
     def stray(self) -> list[Path]:
         """Return unfinished files and bag files without a sidecar of their own, sorted."""

@@ -78,7 +78,7 @@ def sidecar_paths(root: Path) -> list[Path]:
 def write_sidecar(root: Path, info: BagInfo) -> None:
     """Publish `info`; from then on its bag exists."""
     content = asdict(info) | {"provenance": info.provenance.to_json()}
-    publish_bytes(sidecar_path(root, info.slide_id), _render({"schema": SCHEMA, **content}))
+    publish_bytes(sidecar_path(root, info.slide_id), sealed({"schema": SCHEMA, **content}))
 
 
 def read_sidecar(path: Path) -> BagInfo:
@@ -116,13 +116,22 @@ def _checked_content(path: Path) -> Json:
     return content
 
 
-def _render(content: Mapping[str, Any]) -> bytes:
+def sealed(content: Mapping[str, Any]) -> bytes:
+    """Return `content` as JSON lines, of which the last holds the hash of all others."""
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
     return _sealed(text.removesuffix("\n}").encode() + b",\n")
 
 
+def unsealed(data: bytes) -> Json | None:
+    """Return what `sealed` was given, or None when a byte of it has changed."""
+    if data != _sealed(data[:-_SEAL_BYTES]):
+        return None
+    content = json.loads(data)
+    del content["self_sha256"]
+    return content
+
+
 def _sealed(text: bytes) -> bytes:
-    """Return a sidecar's lines with the hash of all of them as the last field."""
     return text + _SEAL % sha256_bytes(text).encode()
 
 

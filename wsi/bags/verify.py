@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -42,10 +42,10 @@ class Finding:
 
 
 def find_damage(
-    store: BagStore, slide_ids: Iterable[str] | None = None, *, quick: bool = False
+    store: BagStore, slide_ids: Iterable[str] | None, quick: bool, looked: Callable[[], None]
 ) -> Iterator[Finding]:
     """Yield what is wrong with the bags of `slide_ids`, or with all bags and files of a store."""
-    check = _Check(store, quick)
+    check = _Check(store, quick, looked)
     if slide_ids is None:
         yield from check.each(sidecar_paths(store.root))
         yield from _strays(store)
@@ -54,20 +54,27 @@ def find_damage(
 
 
 class _Check:
-    def __init__(self, store: BagStore, quick: bool) -> None:
+    def __init__(self, store: BagStore, quick: bool, looked: Callable[[], None]) -> None:
         self.store = store
         self.quick = quick
+        self.looked = looked
 
     def each(self, sidecars: list[Path]) -> Iterator[Finding]:
         threads = min(_THREADS, os.cpu_count() or 1, len(sidecars))
         if self.quick or threads < 2:  # reading sidecars is work of the interpreter itself
-            yield from (found for path in sidecars if (found := self.bag(path)))
+            yield from self._wrong(map(self.bag, sidecars))
             return
         pool = ThreadPoolExecutor(threads)
         try:
-            yield from (found for found in pool.map(self.bag, sidecars) if found)
+            yield from self._wrong(pool.map(self.bag, sidecars))
         finally:
             pool.shutdown(cancel_futures=True)
+
+    def _wrong(self, found: Iterable[Finding | None]) -> Iterator[Finding]:
+        for finding in found:
+            self.looked()
+            if finding is not None:
+                yield finding
 
     def bag(self, sidecar: Path) -> Finding | None:
         """Return what is wrong with one sidecar or its bag."""
