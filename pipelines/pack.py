@@ -9,7 +9,7 @@ from pathlib import Path
 from pipelines.console import Console, counted
 from wsi.bags import BagStore, PackedCohort, open_store
 from wsi.bags.packing import is_current, pack, packable, packed_bytes, packed_folder
-from wsi.cohorts import Cohort, match_ids, read_slide_table
+from wsi.cohorts import match_ids, read_ids
 from wsi.errors import BagError, BagMissingError
 from wsi.findings import few
 
@@ -54,9 +54,9 @@ def _chosen(store: BagStore, table: Path | None) -> Collection[str] | None:
     """
     if table is None:
         return None
-    rows = tuple(read_slide_table(table))
-    matched = match_ids(Cohort(table.stem, (), rows), [info.slide_id for info in store.infos()])
-    missing = [row.slide_id for row in rows if row.slide_id not in matched]
+    named = read_ids(table)
+    matched = match_ids(named, [info.slide_id for info in store.infos()])
+    missing = [row.slide_id for row in named.rows if row.slide_id not in matched]
     if missing:
         raise BagMissingError(
             f"{len(missing)} slides of {table} have no bag in {store.root}: {few(missing)} — run "
