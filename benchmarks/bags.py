@@ -31,12 +31,14 @@ import torch
 from numpy.typing import NDArray
 
 from wsi.bags import SCORES, Bag, BagStore, PackedCohort, Provenance, create_store
+from wsi.bags.open import STORES
 from wsi.bags.packing import pack, packable
+from wsi.data import pack as pack_batch
 
 BAGS = 3  # read in turn, so that no bag stays in the processor's own cache
 SUBSET = 512
 BLOCK = 64
-SETTLED_S = 4.0  # a bag written just now is looked at anew at every read
+SETTLED_S = 1.0  # a bag written just now is looked at anew at every read
 
 Read = Callable[[str], NDArray[np.floating]]
 Ways = dict[str, Read]
@@ -154,8 +156,6 @@ def whole_ways(places: dict[str, Path]) -> Ways:
 
 def create_store_at(places: dict[str, Path], name: str) -> BagStore:
     """Return a store that has not looked at any bag."""
-    from wsi.bags.open import STORES
-
     return STORES.load(name)(places[name])
 
 
@@ -198,7 +198,12 @@ def compare(folder: Path, n: int, dim: int, rounds: int) -> None:
     blocks = (starts[:, None] + np.arange(BLOCK)).ravel()
     print(f"\n{n} x {dim}, {BAGS} bags of {bags[0].features.nbytes / 1e6:.1f} MB as float16")
     whole = whole_ways(places)
-    tensors = {name: as_tensor(read) for name, read in whole.items() if "first" not in name}
+    mapped = PackedCohort(places["packed"])
+    tensors = {
+        name: as_tensor(read, theirs=name.startswith(("CLAM", "TRIDENT")))
+        for name, read in whole.items()
+        if "first" not in name
+    } | {"packed": as_tensor(lambda slide_id: mapped.read(slide_id).features, theirs=False)}
     tables: list[tuple[str, Ways, NDArray[np.integer] | None]] = [
         ("whole bag, as stored", whole | {"copy": copied(places, bags)}, None),
         ("whole bag, as a float32 tensor", tensors, None),
@@ -212,9 +217,11 @@ def compare(folder: Path, n: int, dim: int, rounds: int) -> None:
     print_sizes(places)
 
 
-def as_tensor(read: Read) -> Read:
-    """Return a reader that ends where a network begins."""
-    return lambda slide_id: torch.from_numpy(read(slide_id)).float().numpy()
+def as_tensor(read: Read, theirs: bool) -> Read:
+    """Return a reader that ends where a network begins: as CLAM does, or packed as we do."""
+    if theirs:
+        return lambda slide_id: torch.from_numpy(read(slide_id)).numpy()
+    return lambda slide_id: pack_batch([(read(slide_id), None, slide_id, None)]).x.numpy()
 
 
 def copied(places: dict[str, Path], bags: list[Bag]) -> Read:

@@ -93,6 +93,15 @@ def test_a_file_that_changed_is_not(file, change):
     assert known.get("a", file) is None
 
 
+@pytest.mark.parametrize(
+    ("changed", "now", "settled"),
+    [(5.25, 5.3, False), (5.25, 5.4, True), (5.0, 7.9, False), (5.0, 8.1, True), (9.5, 5.0, False)],
+)
+def test_a_clock_of_whole_seconds_is_trusted_later(monkeypatch, changed, now, settled):
+    monkeypatch.setattr(remembered.time, "time_ns", lambda: int(now * 1e9))
+    assert remembered._is_settled(int(changed * 1e9)) is settled
+
+
 def test_what_changed_just_now_is_not_remembered(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"young")

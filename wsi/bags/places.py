@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import FileIO
@@ -91,16 +92,21 @@ class Plain:
         return array
 
     def _gathered(self, file: FileIO, rows: np.ndarray) -> np.ndarray:
-        array = np.empty((len(rows), *self.shape[1:]), self.dtype)
-        mapped = np.memmap(file, np.uint8, "r")
-        piece_of = rows // self.piece_rows
-        for piece in np.unique(piece_of):
-            first, offset = piece * self.piece_rows, self.offsets[piece]
-            n = min(self.piece_rows, self.shape[0] - first)
-            wanted = piece_of == piece
-            data = mapped[offset : offset + n * self.row_bytes].view(self.dtype)
-            array[wanted] = data.reshape(n, *self.shape[1:])[rows[wanted] - first]
-        return array
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            if len(self.offsets) == 1:
+                return self._piece(mapped, 0)[rows]
+            array = np.empty((len(rows), *self.shape[1:]), self.dtype)
+            piece_of = rows // self.piece_rows
+            for piece in self.pieces(rows):
+                wanted = piece_of == piece
+                array[wanted] = self._piece(mapped, piece)[rows[wanted] - piece * self.piece_rows]
+            return array
+
+    def _piece(self, mapped: mmap.mmap, piece: int) -> np.ndarray:
+        n = min(self.piece_rows, self.shape[0] - piece * self.piece_rows)
+        count = n * math.prod(self.shape[1:])
+        flat = np.frombuffer(mapped, self.dtype, count, self.offsets[piece])
+        return flat.reshape(n, *self.shape[1:])
 
 
 def read_at(file: FileIO, offset: int, size: int) -> np.ndarray:

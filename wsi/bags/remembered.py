@@ -10,14 +10,17 @@ from typing import Generic, TypeVar
 Found = TypeVar("Found")
 Signature = tuple[int, ...]
 
-_SETTLED_NS = 3 * 10**9  # a clock may be too coarse to tell a second change from the one before it
+# How long ago a file must have changed: a clock may be too coarse to tell the next change from it.
+_SETTLED_NS = 10**8
+_SETTLED_COARSE_NS = 3 * 10**9
+_COARSE_NS = 10**9
 
 
 class Remembered(Generic[Found]):
     """Keeps what is known of a file until the file changes.
 
-    A file counts as the same while its inode, size and times of change are; one that changed in
-    the last seconds is not remembered, as the next change might show the same time.
+    A file counts as the same while its inode, size and times of change are; one that changed just
+    now is not remembered, as the next change might show the same time.
     """
 
     def __init__(self) -> None:
@@ -32,8 +35,13 @@ class Remembered(Generic[Found]):
 
     def keep(self, name: str, found: Found, before: Signature) -> None:
         """Remember `found`, read from files that had the signature `before` when reading began."""
-        if time.time_ns() - max(before, default=0) > _SETTLED_NS:
+        if before and _is_settled(max(before[2::4] + before[3::4])):
             self._known[name] = (before, found)
+
+
+def _is_settled(changed_ns: int) -> bool:
+    coarse = changed_ns % _COARSE_NS == 0  # this file system knows whole seconds only
+    return time.time_ns() - changed_ns > (_SETTLED_COARSE_NS if coarse else _SETTLED_NS)
 
 
 def signature(*paths: Path) -> Signature:
