@@ -37,6 +37,27 @@ with store.writer("killed", 8, 3, made) as writer:
     writer.append(np.ones((4, 3), np.float32), np.zeros((4, 2), int), np.ones(4))
 """
 
+LARGE_WRITER = """
+import numpy as np
+from pathlib import Path
+from wsi.bags import Provenance, create_store
+store = create_store({root!r}, {fmt!r})
+made = Provenance(**{made!r})
+features = np.random.default_rng(0).normal(size=(1000, 512)).astype(np.float32)
+xy0, tissue = np.zeros((1000, 2), int), np.ones(1000)
+def write(slide_id, n):
+    with store.writer(slide_id, n, 512, made) as writer:
+        for _ in range(n // 1000):
+            writer.append(features, xy0, tissue)
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+write("small", 8000)
+before = peak()
+write("large", {rows})
+print(peak() - before)
+"""
+
 
 def provenance(slide: str = "f" * 64, precision: str = "float16", **tiling: object) -> Provenance:
     settings = {"mpp": 0.5, "tile_px": 256, "stride_um": 128.0, "min_tissue": 0.05} | tiling
@@ -337,6 +358,18 @@ class StoreContract:
         assert len(self.files(store)) == (0 if moment == "appending" else 1)
         store.put(bag("killed"))
         assert store.ids() == ["killed"]
+
+    @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is unknown")
+    def test_memory_does_not_grow_with_the_slide(self, store):
+        script = LARGE_WRITER.format(
+            root=str(store.root), fmt=store.format, made=provenance().to_json(), rows=80_000
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert store.info("large").bytes > 80_000_000
+        assert int(done.stdout) < 40_000_000
 
     # -- bad input ----------------------------------------------------------------------------
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import mmap
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -24,6 +26,8 @@ _NEEDED = (
     ("encoder", "fingerprint"),
     ("tissue", "settings"),
 )
+_BLOCK_BYTES = 1 << 23
+_RELEASE = getattr(mmap, "MADV_DONTNEED", None)  # not every system can be told
 _PARTS = (*(part for part, _ in _NEEDED), "quality", "pixels")
 
 
@@ -160,15 +164,28 @@ def check_finite(subject: str, features: np.ndarray, row0: int = 0) -> None:
         features: float16, float32 or float64.
         row0: number of the first row, for the message.
     """
-    bad = []
-    if features.size and _has_nonfinite(features):
-        bad = np.flatnonzero(~np.isfinite(features).all(axis=1)).tolist()
+    bad: list[int] = []
+    for start, block in blocks(features):
+        if block.size and _has_nonfinite(block):
+            bad += (start + np.flatnonzero(~np.isfinite(block).all(axis=1))).tolist()
     if bad:
         shown = ", ".join(str(row0 + row) for row in bad[:10]) + (", ..." if len(bad) > 10 else "")
         raise BagError(
             f"{subject}: {len(bad)} rows have NaN or infinite features (rows {shown}) — "
             "look at these tiles, or use precision=float32 if float16 overflowed"
         )
+
+
+def blocks(array: np.ndarray, rows: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield runs of rows, each with the number of its first row.
+
+    Of a mapped file no more than one run stays in memory, however large the file is.
+    """
+    rows = rows or max(1, _BLOCK_BYTES // max(1, array[:1].nbytes))
+    for start in range(0, len(array), rows):
+        yield start, array[start : start + rows]
+        if isinstance(array.base, mmap.mmap) and _RELEASE is not None:
+            array.base.madvise(_RELEASE)
 
 
 def check_fractions(subject: str, tissue: np.ndarray) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from wsi.bags.bag import SCHEMA, Bag, Json
+from wsi.bags.bag import SCHEMA, Bag, Json, blocks
 from wsi.bags.base import BagStore
 from wsi.bags.layout import arrays_of, datasets
 from wsi.bags.places import Found, Plain
@@ -39,7 +39,8 @@ class H5Store(BagStore):
         with path.open("rb+") as file:
             for name, array in arrays.items():
                 file.seek(offsets[name])
-                file.write(np.ascontiguousarray(array).data)
+                for _, block in blocks(array):
+                    file.write(np.ascontiguousarray(block).data)
 
     def _look(self, path: Path, info: BagInfo) -> Found:
         try:

@@ -13,7 +13,7 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
-from wsi.bags.bag import SCHEMA, Bag, Json
+from wsi.bags.bag import SCHEMA, Bag, Json, blocks
 from wsi.bags.base import BagStore
 from wsi.bags.layout import arrays_of, datasets
 from wsi.bags.places import Found, Plain, Rows, read_at
@@ -96,8 +96,8 @@ def _write_array(group: Any, name: str, data: np.ndarray, fill: float) -> None:
         config={"write_empty_chunks": True},
     )
     # One chunk at a time: when the disk fills, no write in the background makes the file anew.
-    for start in range(0, len(data), CHUNK_ROWS):
-        array[start : start + CHUNK_ROWS] = data[start : start + CHUNK_ROWS]
+    for start, block in blocks(data, CHUNK_ROWS):
+        array[start : start + CHUNK_ROWS] = block
 
 
 def _metadata(archive: zipfile.ZipFile, name: str) -> Json:
