@@ -8,6 +8,7 @@ import functools
 import hashlib
 import json
 import os
+import secrets
 import unicodedata
 import urllib.parse
 from collections.abc import Iterator
@@ -43,7 +44,7 @@ def publish(path: Path) -> Iterator[Path]:
         ResourceError: the disk is full or a quota is reached.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
+    temporary = temporary_beside(path)
     try:
         yield temporary
         with temporary.open("rb+") as handle:
@@ -61,6 +62,12 @@ def publish(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_beside(path: Path) -> Path:
+    """Return a name beside `path` that no other process uses, on this machine or another."""
+    # Machines that share a folder give the same process numbers.
+    return path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
 
 
 def publish_bytes(path: Path, data: bytes) -> None:

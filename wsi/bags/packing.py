@@ -21,7 +21,7 @@ from wsi.bags.scores import SCORES
 from wsi.bags.select import check_uniform
 from wsi.bags.sidecar import PACKED, BagInfo, sealed
 from wsi.errors import BagCorruptError, BagError, BagMissingError, ConfigError, ResourceError
-from wsi.files import TEMPORARY_PREFIX, sync_folder
+from wsi.files import sync_folder, temporary_beside
 
 Shapes = dict[str, tuple[tuple[int, ...], str]]
 
@@ -85,8 +85,7 @@ def pack(store: BagStore, out: Path, infos: Sequence[BagInfo], *, whole: bool) -
     _refuse_others(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     _check_space(out.parent, packed_bytes(infos))
-    temporary = out.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{out.name}")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a dead process that had this number
+    temporary = temporary_beside(out)
     try:
         temporary.mkdir()
         yield from _write(store, temporary, infos, whole)
@@ -169,7 +168,7 @@ def _stored(bag: Bag, files: Collection[str]) -> dict[str, np.ndarray]:
 
 def _exchange(temporary: Path, out: Path) -> None:
     """Put `temporary` in the place of `out`; a reader that has the earlier one open keeps it."""
-    earlier = out.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-earlier-{out.name}")
+    earlier = temporary_beside(out)
     if out.exists():
         out.rename(earlier)
     temporary.rename(out)
