@@ -312,10 +312,9 @@ def bags_verify(
     quick
         Look at sidecars and sizes only: thousands of bags a second.
     repair
-        Move what is no good to FOLDER/corrupt, so that `wsi preprocess` makes it again. Not while
-        a run writes there.
+        Move what is no good to FOLDER/corrupt: preprocess makes it again. Not during a run.
     slides
-        Folder or table of the slides: names bags of replaced slides, and slides without a bag.
+        Folder or table of slides: names bags of replaced slides and slides without one.
     dry_run
         With --repair: say what would be moved.
     """
