@@ -1,9 +1,7 @@
-"""`wsi bags`: list, verify and convert bags."""
+"""`wsi bags`: list and convert bags."""
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
 
 from pipelines.console import Console
@@ -38,20 +36,6 @@ def list_bags(folder: Path, console: Console) -> int:
     tiles = sum(row["tiles"] for row in rows)
     console.say(f"{done} bags, {tiles} tiles, {len(rows) - done} empty slides in {store.root}")
     return 0
-
-
-def verify_bags(folder: Path, console: Console) -> int:
-    """Print every damaged bag and stray file; 5 when a bag is damaged or gone."""
-    store = open_store(folder)
-    findings = list(store.verify_all())
-    if findings:
-        rows = ([f.state, f.name, f.message] for f in findings)
-        console.table(["state", "slide", "finding"], rows, str(store.root))
-    console.result([asdict(finding) for finding in findings])
-    counts = Counter(finding.state for finding in findings)
-    listed = ", ".join(f"{n} {state}" for state, n in counts.items()) or "nothing wrong"
-    console.say(f"{len(store.infos())} sidecars in {store.root}: {listed}")
-    return 5 if counts["corrupt"] or counts["missing"] else 0
 
 
 def convert_bags(folder: Path, to: str, out: Path, console: Console) -> int:

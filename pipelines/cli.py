@@ -323,17 +323,66 @@ def bags_ls(folder: Path, *, common: Common = COMMON) -> int:
 
 
 @bags.command(name="verify")
-def bags_verify(folder: Path, *, common: Common = COMMON) -> int:
-    """Check every byte of every bag; exit code 5 and names when one is damaged.
+def bags_verify(
+    folder: Path,
+    *,
+    quick: Annotated[bool, Parameter(negative=())] = False,
+    repair: Annotated[bool, Parameter(negative=())] = False,
+    slides: Path | None = None,
+    dry_run: Annotated[bool, Parameter(negative=())] = False,
+    common: Common = COMMON,
+) -> int:
+    """Check every byte of every bag; exit code 5 and names when one is damaged or gone.
+
+    States: corrupt, missing (a sidecar without its bag), stale (the slide was replaced), orphan
+    (a bag without sidecar), temp (an unfinished file). What is not named is ok.
 
     Parameters
     ----------
     folder
         A recipe folder, or the folder of recipes while it holds one.
+    quick
+        Look at sidecars and sizes only: thousands of bags a second.
+    repair
+        Move what is no good to FOLDER/corrupt: preprocess makes it again. Not during a run.
+    slides
+        Folder or table of slides: names bags of replaced slides and slides without one.
+    dry_run
+        With --repair: say what would be moved.
     """
-    from pipelines.bags import verify_bags
+    from pipelines.verify import Options, verify_bags
 
-    return verify_bags(folder, common.console())
+    return verify_bags(Options(folder, quick, repair, slides, dry_run), common.console())
+
+
+@bags.command(name="pack")
+def bags_pack(
+    folder: Path,
+    *,
+    out: Path | None = None,
+    ids: Path | None = None,
+    dry_run: Annotated[bool, Parameter(negative=())] = False,
+    common: Common = COMMON,
+) -> int:
+    """Copy all bags into a few flat files that training maps into memory.
+
+    `wsi train` uses them when they lie in FOLDER/packed and agree with the bags; when a bag was
+    changed, added or removed, it says so and reads the bags. Run it again then.
+
+    Parameters
+    ----------
+    folder
+        A recipe folder, or the folder of recipes while it holds one.
+    out
+        Folder for the packed cohort; by default `packed` inside the recipe folder.
+    ids
+        Table with a slide_id column: pack only these.
+    dry_run
+        Say how many bags, tiles and bytes.
+    """
+    from pipelines.pack import Options, pack_bags
+
+    return pack_bags(Options(folder, out, ids, dry_run), common.console())
 
 
 @bags.command(name="convert")

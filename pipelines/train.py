@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -16,12 +16,13 @@ import numpy as np
 import pandas as pd
 
 from pipelines.console import Console
+from pipelines.pack import usable_packed
 from pipelines.rundir import RunDir
 from pipelines.scoring import report_run, score_run
 from pipelines.tileuse import TileUse, tile_use
 from pipelines.workers import check_device, processes
 from wsi.aggregators import AGGREGATORS
-from wsi.bags import BagStore, TileFilter, check_uniform, open_store
+from wsi.bags import BagStore, PackedCohort, TileFilter, check_uniform, open_store
 from wsi.cohorts import Cohort, SlideRow, match_ids, read_cohort
 from wsi.errors import BagCorruptError, CohortError, ConfigError, ResourceError
 from wsi.evaluation import METRICS, Predictions, join_labels, write_predictions
@@ -59,6 +60,7 @@ class Cell:
     Attributes:
         labels: class index of every training and validation slide, and of no other.
         bag_ids: slide id of the cohort to id of its bag.
+        packed: folder of a packed cohort of these bags, where there is one that holds.
     """
 
     config: Config
@@ -71,6 +73,7 @@ class Cell:
     bag_ids: dict[str, str]
     device: str
     one_thread: bool
+    packed: Path | None = None
 
 
 def run(config: Config, options: Options, console: Console) -> int:
@@ -82,7 +85,9 @@ def run(config: Config, options: Options, console: Console) -> int:
     store = open_store(options.bags)
     recipe_key = check_uniform(store.infos())
     cohort, bag_ids, absent = _with_bags(whole, store, config)
-    _refuse_damaged(store, bag_ids.values(), console)
+    packed = usable_packed(store, list(bag_ids.values()), console)
+    if packed is None:
+        _refuse_damaged(store, bag_ids.values(), console)
     use = tile_use(store, bag_ids, TileFilter.of(config.data), console)
     if use is not None:
         console.say(use.line())
@@ -100,7 +105,7 @@ def run(config: Config, options: Options, console: Console) -> int:
         console.say(f"continuing {run_dir.root}")
     write_splits(splits, run_dir.splits)
     cells = [
-        _cell(config, options, run_dir, cohort, fold, seed, store, recipe_key, bag_ids)
+        _cell(config, options, run_dir, cohort, fold, seed, store, packed, recipe_key, bag_ids)
         for fold in splits.folds
         for seed in config.fit.seeds
     ]
@@ -161,11 +166,8 @@ def _refuse_damaged(store: BagStore, bag_ids: Collection[str], console: Console)
     Raises:
         BagCorruptError: bags differ from what was written.
     """
-    damaged = []
     with console.progress("checking bags", len(bag_ids)) as track:
-        for bag_id in bag_ids:
-            damaged += store.verify(bag_id)
-            track.advance()
+        damaged = list(store.verify_all(bag_ids, looked=track.advance))
     if damaged:
         raise BagCorruptError(
             f"{len(damaged)} damaged bags in {store.root}: {few(f.name for f in damaged)} — "
@@ -263,6 +265,7 @@ def _cell(
     fold: Fold,
     seed: int,
     store: BagStore,
+    packed: Path | None,
     recipe_key: str,
     bag_ids: dict[str, str],
 ) -> Cell:
@@ -275,6 +278,7 @@ def _cell(
         seed=seed,
         folder=run_dir.cell(fold.index, seed),
         bags=store.root,
+        packed=packed,
         recipe_key=recipe_key,
         labels=labels,
         bag_ids=bag_ids,
@@ -318,7 +322,7 @@ def train_cell(cell: Cell) -> dict[str, Any]:
     """Train, save and apply one model; `done.json`, published last, marks it done."""
     import torch
 
-    from wsi.data import BagDataset, CachedReader
+    from wsi.data import BagDataset
     from wsi.training import build, fit, save
     from wsi.training.checkpoint import Origin
     from wsi.training.predict import predict
@@ -327,7 +331,7 @@ def train_cell(cell: Cell) -> dict[str, Any]:
         torch.set_num_threads(1)
     config = cell.config
     store = open_store(cell.bags)
-    read = CachedReader(lambda slide_id: store.read(cell.bag_ids[slide_id]), _CACHE_BYTES)
+    read = _reader(cell, store)
 
     def dataset(ids: Sequence[str], *, labelled: bool) -> BagDataset:
         y = [cell.labels[slide_id] for slide_id in ids] if labelled else None
@@ -366,6 +370,16 @@ def train_cell(cell: Cell) -> dict[str, Any]:
     files = {name: sha256_file(cell.folder / name) for name in _FILES}
     publish_json(cell.folder / "done.json", summary | {"files": files})
     return summary
+
+
+def _reader(cell: Cell, store: BagStore) -> Callable[[str], Any]:
+    """Return what reads the bag of a slide: maps of the packed cohort, or bags kept in memory."""
+    from wsi.data import CachedReader
+
+    if cell.packed is None:
+        return CachedReader(lambda slide_id: store.read(cell.bag_ids[slide_id]), _CACHE_BYTES)
+    packed = PackedCohort(cell.packed)
+    return lambda slide_id: packed.read(cell.bag_ids[slide_id])
 
 
 def _is_done(cell: Cell) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import itertools
 import json
@@ -63,7 +64,7 @@ def publish(path: Path) -> Iterator[Path]:
             with contextlib.suppress(PermissionError):  # some shares know no modes
                 temporary.chmod(_MODE)
             temporary.replace(path)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -210,7 +211,8 @@ def publish_json(path: Path, value: Any) -> None:
     publish_bytes(path, text.encode() + b"\n")
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Flush the names in `folder` to disk, where its file system can."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -254,6 +256,7 @@ def sampled_fingerprint(path: Path) -> str:
     return digest.hexdigest()
 
 
+@functools.lru_cache(maxsize=1 << 16)
 def file_name_of(slide_id: str) -> str:
     """Return the flat, portable file name (without suffix) of a slide id.
 

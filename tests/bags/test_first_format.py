@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from wsi.bags import Bag, Provenance, TileFilter, check_uniform, convert, open_store
+from wsi.bags.h5 import H5Store
 from wsi.errors import BagError
 
 WRITTEN = Path(__file__).parent / "wsi-bag-1"  # by the code of that time, never made anew
@@ -39,6 +40,18 @@ def test_they_are_read_and_sound(fmt: str) -> None:
     check_values(store.read("site/a"))
     np.testing.assert_array_equal(store.read("site/a", [2, 0]).features, FEATURES[[2, 0]])
     assert store.info("site/a").counts == {"considered": 9, "planned": 5, "missing": 1}
+
+
+def test_any_changed_byte_of_their_sidecars_is_found(tmp_path: Path) -> None:
+    shutil.copytree(WRITTEN / "h5", tmp_path / "bags")
+    path = tmp_path / "bags" / "site%2Fa.json"
+    sound = path.read_bytes()
+    store = H5Store(tmp_path / "bags")
+    for position in range(len(sound)):
+        for changed in (b"\t", b" ", b"7", bytes([sound[position] ^ 1])):
+            if changed[0] != sound[position]:
+                path.write_bytes(sound[:position] + changed + sound[position + 1 :])
+                assert [f.state for f in store.verify("site/a")] == ["corrupt"], position
 
 
 @pytest.mark.parametrize("fmt", ["h5", "zarr"])

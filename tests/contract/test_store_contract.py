@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wsi.bags import Bag, BagStore, Provenance
+from wsi.bags import Bag, BagStore, Provenance, remembered
 from wsi.bags.h5 import H5Store
 from wsi.bags.sidecar import write_sidecar
 from wsi.bags.zarr_zip import ZarrStore
@@ -35,6 +35,27 @@ with store.writer("killed", 8, 3, made) as writer:
     if {moment!r} == "appending":
         os.kill(os.getpid(), signal.SIGKILL)
     writer.append(np.ones((4, 3), np.float32), np.zeros((4, 2), int), np.ones(4))
+"""
+
+LARGE_WRITER = """
+import numpy as np
+from pathlib import Path
+from wsi.bags import Provenance, create_store
+store = create_store({root!r}, {fmt!r})
+made = Provenance(**{made!r})
+features = np.random.default_rng(0).normal(size=(1000, 512)).astype(np.float32)
+xy0, tissue = np.zeros((1000, 2), int), np.ones(1000)
+def write(slide_id, n):
+    with store.writer(slide_id, n, 512, made) as writer:
+        for _ in range(n // 1000):
+            writer.append(features, xy0, tissue)
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+write("small", 8000)
+before = peak()
+write("large", {rows})
+print(peak() - before)
 """
 
 
@@ -338,6 +359,18 @@ class StoreContract:
         store.put(bag("killed"))
         assert store.ids() == ["killed"]
 
+    @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is unknown")
+    def test_memory_does_not_grow_with_the_slide(self, store):
+        script = LARGE_WRITER.format(
+            root=str(store.root), fmt=store.format, made=provenance().to_json(), rows=80_000
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert store.info("large").bytes > 80_000_000
+        assert int(done.stdout) < 40_000_000
+
     # -- bad input ----------------------------------------------------------------------------
 
     @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e6])
@@ -388,6 +421,26 @@ class StoreContract:
         store.remove("a")
         store.remove("never-there")
         assert self.files(store) == []
+
+    def test_a_bag_replaced_between_two_reads_is_read_anew(self, store, monkeypatch):
+        monkeypatch.setattr(remembered, "_SETTLED_NS", 0)
+        store.put(bag("a", seed=1))
+        np.testing.assert_array_equal(store.read("a").features, bag("a", seed=1).features)
+        np.testing.assert_array_equal(store.read("a").features, bag("a", seed=1).features)
+        self.kind(store.root).put(bag("a", seed=2, n=31))
+        np.testing.assert_array_equal(store.read("a").features, bag("a", seed=2, n=31).features)
+        self.bag_path(store, "a").unlink()
+        with pytest.raises(BagCorruptError, match="gone"):
+            store.read("a")
+
+    @pytest.mark.parametrize(
+        "rows", [slice(5, 9), slice(2, 2000), slice(9, 2, -3), slice(-4, None)]
+    )
+    def test_slices_are_those_of_the_whole(self, store, rows):
+        store.put(bag("a", n=2100))
+        whole, some = store.read("a"), store.read("a", rows)
+        np.testing.assert_array_equal(some.features, whole.features[rows])
+        np.testing.assert_array_equal(some.xy0, whole.xy0[rows])
 
     # -- damage -------------------------------------------------------------------------------
 
@@ -482,7 +535,7 @@ class StoreContract:
         shutil.copy(self.bag_path(store, "a"), orphan)
         assert store.stray() == sorted([temporary, unfinished, orphan])
         assert store.ids() == ["a"]
-        assert sorted(f.state for f in store.verify_all()) == ["orphan", "temporary", "temporary"]
+        assert sorted(f.state for f in store.verify_all()) == ["orphan", "temp", "temp"]
 
     def test_sidecar_is_plain_json_for_others(self, store):
         store.put(bag("a"), counts={"planned": 20, "missing": 4})

@@ -95,3 +95,56 @@ def test_bags_are_never_converted_over_others(
     words = ["bags", "convert", shared_study.bags, "--to"]
     assert run_command([*map(str, words), "zarr", "--out", str(there)]) == 0
     assert "already holds zarr" in refused([*words, "h5", "--out", there], 5)
+
+
+def test_a_quick_look_passes_over_a_flipped_bit(study: Study, said_json: Json) -> None:
+    path = study.recipe / "y-macro-1-0.h5"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    assert said_json(["bags", "verify", study.bags, "--quick"]) == []
+    path.write_bytes(data[:-1])
+    (finding,) = said_json(["bags", "verify", study.bags, "--quick"], code=5)
+    assert (finding["name"], finding["state"]) == ("y-macro-1-0", "corrupt")
+
+
+def test_repair_says_what_it_would_move_and_then_moves_it(
+    study: Study, said_json: Json, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = study.recipe / "y-macro-1-0.h5"
+    path.write_bytes(path.read_bytes()[:-1])
+    (study.recipe / ".tmp-1-z.h5").write_bytes(b"")
+    words = ["bags", "verify", study.bags, "--repair"]
+    damaged = ["y-macro-1-0.json", "y-macro-1-0.h5"]
+    said = {f["name"]: f["moved"] for f in said_json([*words, "--dry-run"], code=5)}
+    assert said == {"y-macro-1-0": damaged, ".tmp-1-z.h5": [".tmp-1-z.h5"]}
+    assert not (study.recipe / "corrupt").exists()
+    assert run_command([*map(str, words)]) == 5
+    spoken = capsys.readouterr().err
+    assert "27 bags in" in spoken
+    assert "26 ok, 1 corrupt, 1 temp" in spoken
+    assert "3 files moved to" in spoken
+    assert sorted(p.name for p in (study.recipe / "corrupt").iterdir()) == sorted(
+        [*damaged, ".tmp-1-z.h5"]
+    )
+    assert said_json(words) == []
+    assert "y-macro-1-0" not in open_store(study.bags).ids()
+
+
+def test_a_dry_run_without_repair_is_refused(shared_study: Study, refused: Refused) -> None:
+    assert "--repair" in refused(["bags", "verify", shared_study.bags, "--dry-run"], 2)
+
+
+def test_replaced_slides_and_slides_without_bags_are_named(
+    study: Study, said_json: Json, tmp_path: Path
+) -> None:
+    slides = tmp_path / "slides"
+    slides.mkdir()
+    lines = ["slide_id,path"]
+    for slide_id in ("x-itc-0-0", "new"):
+        (slides / f"{slide_id}.svs").write_bytes(b"another file")
+        lines.append(f"{slide_id},slides/{slide_id}.svs")
+    (tmp_path / "slides.csv").write_text("\n".join(lines))
+    words = ["bags", "verify", study.bags, "--quick", "--slides", tmp_path / "slides.csv"]
+    found = {f["name"]: f["state"] for f in said_json(words, code=5)}
+    assert found == {"x-itc-0-0": "stale", "new": "missing"}

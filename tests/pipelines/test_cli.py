@@ -32,6 +32,7 @@ COMMANDS = {
     "preprocess": pipelines.cli.preprocess,
     "tissue import": pipelines.cli.tissue_import,
     "bags ls": pipelines.cli.bags_ls,
+    "bags pack": pipelines.cli.bags_pack,
     "bags verify": pipelines.cli.bags_verify,
     "bags convert": pipelines.cli.bags_convert,
     "cohort check": pipelines.cli.cohort_check,

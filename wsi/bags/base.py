@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from io import FileIO
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 
 import wsi
 from wsi.bags.bag import Bag, Json, Provenance
-from wsi.bags.layout import StoredBag
+from wsi.bags.layout import bag_of
+from wsi.bags.places import Found, Rows
+from wsi.bags.remembered import Remembered, signature
 from wsi.bags.sidecar import (
     SUFFIX,
     BagInfo,
@@ -22,6 +25,7 @@ from wsi.bags.sidecar import (
     sidecar_paths,
     write_sidecar,
 )
+from wsi.bags.verify import Finding, find_damage
 from wsi.bags.writer import BagWriter
 from wsi.errors import BagCorruptError, BagError, BagMissingError
 from wsi.files import TEMPORARY_PREFIX, file_name_of, publish, sha256_file
@@ -29,19 +33,6 @@ from wsi.files import TEMPORARY_PREFIX, file_name_of, publish, sha256_file
 Counts = Mapping[str, int]
 Timings = Mapping[str, float]
 Versions = Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing wrong with a folder of bags.
-
-    `name` is the slide id where the sidecar gives one, else the file name. `state` is `corrupt`,
-    `missing` (a sidecar whose bag is gone), `temporary` or `orphan` (a bag without sidecar).
-    """
-
-    name: str
-    state: Literal["corrupt", "missing", "temporary", "orphan"]
-    message: str
 
 
 class BagStore(ABC):
@@ -56,6 +47,7 @@ class BagStore(ABC):
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
+        self._remembered: Remembered[tuple[BagInfo, Found]] = Remembered()
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -107,13 +99,8 @@ class BagStore(ABC):
             BagCorruptError: the file contradicts its sidecar.
             BagError: `rows` are not rows of this bag.
         """
-        info = self.info(slide_id)
-        if info.status == "empty":
-            raise BagMissingError(f"slide {slide_id} is empty ({info.reason}) — leave it out")
-        problem = self._size_problem(info)
-        if problem is not None:
-            raise self._corrupt(info, problem)
-        return self._read_checked(info, _row_numbers(info, rows))
+        info, found = self._known(slide_id)
+        return self._taken(info, found, _row_numbers(info, rows))
 
     # -- writing ------------------------------------------------------------------------------
 
@@ -205,60 +192,35 @@ class BagStore(ABC):
 
     def verify(self, slide_id: str) -> list[Finding]:
         """Return what is wrong with the bag of `slide_id`, every byte considered; [] if sound."""
-        return self._verify_sidecar(sidecar_path(self.root, slide_id))
+        return list(self.verify_all([slide_id]))
 
-    def verify_all(self) -> Iterator[Finding]:
-        """Yield what is wrong with any bag or file of the folder."""
-        for path in sidecar_paths(self.root):
-            yield from self._verify_sidecar(path)
-        for path in self.stray():
-            temporary = path.name.startswith(TEMPORARY_PREFIX)
-            state, what = ("temporary", "unfinished") if temporary else ("orphan", "no sidecar")
-            yield Finding(path.name, state, f"{path}: {what} — remove it and rerun preprocess")
+    def verify_all(
+        self,
+        slide_ids: Iterable[str] | None = None,
+        *,
+        quick: bool = False,
+        looked: Callable[[], None] = lambda: None,
+    ) -> Iterator[Finding]:
+        """Yield what is wrong with bags, on several threads, in the order of their names.
+
+        Args:
+            slide_ids: only look at these; else at all bags and files of the folder.
+            quick: look at sidecars and sizes, at no content.
+            looked: called after each bag.
+        """
+        return find_damage(self, slide_ids, quick, looked)
 
     def stray(self) -> list[Path]:
         """Return unfinished files and bag files without a sidecar of their own, sorted."""
         if not self.root.is_dir():
             return []
-        names = {path.name for path in self.root.iterdir()}
+        names = set(os.listdir(self.root))  # noqa: PTH208, as in sidecar_paths
         return [self.root / name for name in sorted(names) if self._is_stray(name, names)]
 
     def _is_stray(self, name: str, names: set[str]) -> bool:
         if name.startswith(TEMPORARY_PREFIX):
             return True
         return name.endswith(self.suffix) and name.removesuffix(self.suffix) + SUFFIX not in names
-
-    def _verify_sidecar(self, path: Path) -> list[Finding]:
-        try:
-            info = self._read_info(path)
-        except FileNotFoundError:
-            return [Finding(path.name, "missing", f"{path}: no sidecar — rerun preprocess")]
-        except BagCorruptError as error:
-            return [Finding(path.name, "corrupt", str(error))]
-        return [] if info.status == "empty" else self._verify_file(info)
-
-    def _verify_file(self, info: BagInfo) -> list[Finding]:
-        path = self._path(info.slide_id)
-        if not path.is_file():
-            message = f"{path}: the bag file is gone — rerun preprocess"
-            return [Finding(info.slide_id, "missing", message)]
-        problem = self._content_problem(info, path)
-        try:
-            if problem is not None:
-                raise self._corrupt(info, problem)
-            self._read_checked(info, slice(None))
-        except BagCorruptError as error:
-            return [Finding(info.slide_id, "corrupt", str(error))]
-        return []
-
-    def _content_problem(self, info: BagInfo, path: Path) -> str | None:
-        digest = sha256_file(path)
-        if digest == info.sha256:
-            return None
-        for other in self.infos():
-            if other.sha256 == digest:
-                return f"it is the bag of slide {other.slide_id}"
-        return self._size_problem(info) or "its content is not what was written"
 
     # -- inside -------------------------------------------------------------------------------
 
@@ -267,10 +229,10 @@ class BagStore(ABC):
         """Write `bag` with JSON `attributes` to `path` and close it."""
 
     @abstractmethod
-    def _read_file(self, path: Path, info: BagInfo, rows: np.ndarray | slice) -> StoredBag:
-        """Return the arrays at `path` and whose they are.
+    def _look(self, path: Path, info: BagInfo) -> Found:
+        """Return where the datasets lie in the file at `path`, and whose it says it is.
 
-        Raises BagCorruptError when names, shapes or types differ from `info`, before reading.
+        Raises BagCorruptError when names, shapes or types differ from `info`; reads no features.
         """
 
     def _path(self, slide_id: str) -> Path:
@@ -301,16 +263,40 @@ class BagStore(ABC):
             return "the file is gone"
         return None if size == info.bytes else f"{size} bytes where {info.bytes} were written"
 
-    def _read_checked(self, info: BagInfo, rows: np.ndarray | slice) -> Bag:
-        stored = self._read_file(self._path(info.slide_id), info, rows)
-        if (stored.slide_id, stored.key) != (info.slide_id, info.key):
-            whose = f"it is the bag of slide {stored.slide_id}, key {stored.key}"
+    def _known(self, slide_id: str) -> tuple[BagInfo, Found]:
+        """Return sidecar and places of a bag; reading it again looks no more at either."""
+        paths = sidecar_path(self.root, slide_id), self._path(slide_id)
+        known = self._remembered.get(slide_id, *paths)
+        if known is None:
+            before = signature(*paths)
+            known = self._looked_up(slide_id)
+            self._remembered.keep(slide_id, known, before)
+        return known
+
+    def _looked_up(self, slide_id: str) -> tuple[BagInfo, Found]:
+        info = self.info(slide_id)
+        if info.status == "empty":
+            raise BagMissingError(f"slide {slide_id} is empty ({info.reason}) — leave it out")
+        problem = self._size_problem(info)
+        if problem is not None:
+            raise self._corrupt(info, problem)
+        return info, self._look_checked(info)
+
+    def _look_checked(self, info: BagInfo) -> Found:
+        found = self._look(self._path(info.slide_id), info)
+        if (found.slide_id, found.key) != (info.slide_id, info.key):
+            whose = f"it is the bag of slide {found.slide_id}, key {found.key}"
             raise self._corrupt(info, whose)
+        return found
+
+    def _taken(self, info: BagInfo, found: Found, rows: Rows) -> Bag:
         try:
-            return stored.bag(info)
+            with FileIO(self._path(info.slide_id)) as file:
+                arrays = {name: place.take(file, rows) for name, place in found.places.items()}
+            return bag_of(info, arrays)
         except BagCorruptError:
             raise
-        except BagError as error:
+        except (BagError, OSError) as error:
             raise self._corrupt(info, str(error)) from error
 
     def _corrupt(self, info: BagInfo, problem: str) -> BagCorruptError:
@@ -330,11 +316,14 @@ def _versions() -> dict[str, str]:
     return {"wsi": wsi.__version__, "python": platform.python_version(), "numpy": np.__version__}
 
 
-def _row_numbers(info: BagInfo, rows: np.ndarray | slice | None) -> np.ndarray | slice:
+def _row_numbers(info: BagInfo, rows: Rows | None) -> Rows:
     if rows is None:
         return slice(None)
     if isinstance(rows, slice):
-        rows = np.arange(*rows.indices(info.n))
+        start, stop, step = rows.indices(info.n)
+        if step == 1 and start < stop:
+            return slice(start, stop)
+        rows = np.arange(start, stop, step)
     numbers = np.asarray(rows)
     if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
         raise BagError(f"bag {info.slide_id}: rows must be a list of whole numbers")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+from collections import defaultdict
 from pathlib import Path
 
 from wsi.bags.base import BagStore
-from wsi.bags.sidecar import read_sidecar, sidecar_paths
+from wsi.bags.sidecar import CORRUPT, PACKED, SUFFIX, read_sidecar, sidecar_paths
 from wsi.errors import BagCorruptError, BagMismatchError, BagMissingError, ConfigError
+from wsi.files import TEMPORARY_PREFIX
 from wsi.registry import Registry
 
 STORES = Registry(
@@ -41,6 +45,26 @@ def open_store(path: Path | str, fmt: str | None = None) -> BagStore:
     return STORES.load(found.pop())(root)
 
 
+def any_store(path: Path | str) -> BagStore:
+    """Return the bags at `path` even where no sidecar is left that is sound: to look at damage.
+
+    Raises:
+        BagMissingError: there is neither a bag nor a sidecar.
+        BagMismatchError: there are several recipes or formats.
+    """
+    try:
+        return open_store(path)
+    except BagMissingError:
+        root = Path(path)
+        folders = [root, *filter(_is_recipe, sorted(root.iterdir()))] if root.is_dir() else []
+        for folder in folders:
+            stores = [STORES.load(name)(folder) for name in STORES.names()]
+            known = [s for s in stores if any(folder.glob(f"*{s.suffix}")) or s.stray()]
+            if known or sidecar_paths(folder):
+                return (known or stores)[0]
+        raise
+
+
 def create_store(path: Path | str, fmt: str = "h5") -> BagStore:
     """Return the store of `fmt` at `path`, made if need be.
 
@@ -67,7 +91,7 @@ def _recipe_folder(path: Path) -> Path:
         raise BagMissingError(f"{path}: no such folder — run `wsi preprocess` first")
     if sidecar_paths(path):
         return path
-    recipes = sorted(p for p in path.iterdir() if p.is_dir() and sidecar_paths(p))
+    recipes = sorted(p for p in path.iterdir() if _is_recipe(p) and sidecar_paths(p))
     if not recipes:
         raise BagMissingError(f"{path}: no bags — run `wsi preprocess --slides DIR --out OUT`")
     if len(recipes) > 1:
@@ -76,11 +100,39 @@ def _recipe_folder(path: Path) -> Path:
     return recipes[0]
 
 
+def _is_recipe(path: Path) -> bool:
+    aside = path.name in (CORRUPT, PACKED) or path.name.startswith(TEMPORARY_PREFIX)
+    return path.is_dir() and not aside
+
+
 def _formats(root: Path) -> set[str]:
-    formats = set()
-    for path in sidecar_paths(root):
-        try:
-            formats.add(read_sidecar(path).format)
-        except (BagCorruptError, FileNotFoundError):
-            continue  # named by `verify`; here only sound sidecars speak
+    """Return the formats of the bags in `root`.
+
+    One sound sidecar speaks for all that have a file of its suffix beside them: reading those of
+    a large archive takes longer than what most callers go on to do.
+    """
+    formats: set[str] = set()
+    for suffix, paths in _by_suffix(root).items():
+        found = (fmt for path in paths if (fmt := _format(path)))
+        formats |= set(found) if suffix is None else set(itertools.islice(found, 1))
     return formats
+
+
+def _by_suffix(root: Path) -> dict[str | None, list[Path]]:
+    """Return the sidecars by the suffix of the file beside them, None where there is no file."""
+    paths = {path.name.removesuffix(SUFFIX): path for path in sidecar_paths(root)}
+    beside: dict[str, str] = {}
+    for name in os.listdir(root) if paths else ():  # noqa: PTH208, as in sidecar_paths
+        dots = (k for k, character in enumerate(name) if character == "." and name[k:] != SUFFIX)
+        beside.update((name[:k], name[k:]) for k in dots if name[:k] in paths)
+    by_suffix: dict[str | None, list[Path]] = defaultdict(list)
+    for stem, path in paths.items():
+        by_suffix[beside.get(stem)].append(path)
+    return by_suffix
+
+
+def _format(path: Path) -> str | None:
+    try:
+        return read_sidecar(path).format
+    except (BagCorruptError, FileNotFoundError):
+        return None  # named by `verify`; here only sound sidecars speak

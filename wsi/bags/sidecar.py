@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,9 +11,15 @@ from typing import Any, Literal
 
 from wsi.bags.bag import READABLE, SCHEMA, Json, Provenance
 from wsi.errors import BagCorruptError, WsiError
-from wsi.files import TEMPORARY_PREFIX, file_name_of, publish_bytes, sha256_json
+from wsi.files import TEMPORARY_PREFIX, file_name_of, publish_bytes, sha256_bytes, sha256_json
 
 SUFFIX = ".json"
+CORRUPT = "corrupt"
+"""Folder inside a folder of bags that damaged files are moved to."""
+PACKED = "packed"
+"""Folder inside a folder of bags with all of them in one file, see `wsi.bags.packed`."""
+_SEAL = b' "self_sha256": "%s"\n}\n'
+_SEAL_BYTES = len(_SEAL % sha256_bytes(b"").encode())
 
 
 @dataclass(frozen=True)
@@ -63,14 +70,15 @@ def sidecar_path(root: Path, slide_id: str) -> Path:
 
 def sidecar_paths(root: Path) -> list[Path]:
     """Return the sidecars in `root`, sound or not, sorted; none when there is no such folder."""
-    paths = root.glob(f"*{SUFFIX}") if root.is_dir() else ()
-    return sorted(path for path in paths if not path.name.startswith(TEMPORARY_PREFIX))
+    names = os.listdir(root) if root.is_dir() else ()  # noqa: PTH208, paths of 20,000 cost more
+    found = (n for n in names if n.endswith(SUFFIX) and not n.startswith(TEMPORARY_PREFIX))
+    return [root / name for name in sorted(found)]
 
 
 def write_sidecar(root: Path, info: BagInfo) -> None:
     """Publish `info`; from then on its bag exists."""
     content = asdict(info) | {"provenance": info.provenance.to_json()}
-    publish_bytes(sidecar_path(root, info.slide_id), _render({"schema": SCHEMA, **content}))
+    publish_bytes(sidecar_path(root, info.slide_id), sealed({"schema": SCHEMA, **content}))
 
 
 def read_sidecar(path: Path) -> BagInfo:
@@ -102,17 +110,39 @@ def _checked_content(path: Path) -> Json:
         raise _corrupt(path, "is not JSON") from error
     if not isinstance(content, dict) or content.get("schema") not in READABLE:
         raise _corrupt(path, f"is not of schema {' or '.join(READABLE)}")
-    content.pop("self_sha256", None)
-    # Comparing the whole text, not the hash alone, also finds changed spacing or a repeated key.
-    if _render(content) != data:
+    if data != _sealed(data[:-_SEAL_BYTES]) and data != _sealed_at_first(content):
         raise _corrupt(path, "was changed after it was written")
-    content.pop("schema")
+    del content["schema"], content["self_sha256"]
     return content
 
 
-def _render(content: Mapping[str, Any]) -> bytes:
-    hashed = {**content, "self_sha256": sha256_json(content)}
-    return json.dumps(hashed, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+def sealed(content: Mapping[str, Any]) -> bytes:
+    """Return `content` as JSON lines, of which the last holds the hash of all others."""
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+    return _sealed(text.removesuffix("\n}").encode() + b",\n")
+
+
+def unsealed(data: bytes) -> Json | None:
+    """Return what `sealed` was given, or None when a byte of it has changed."""
+    if data != _sealed(data[:-_SEAL_BYTES]):
+        return None
+    content = json.loads(data)
+    del content["self_sha256"]
+    return content
+
+
+def _sealed(text: bytes) -> bytes:
+    return text + _SEAL % sha256_bytes(text).encode()
+
+
+def _sealed_at_first(content: Json) -> bytes:
+    """Return the text of a sidecar whose hash is that of its values, as it once was.
+
+    Comparing the whole text, not the hash alone, also finds changed spacing or a repeated key.
+    """
+    values = {name: value for name, value in content.items() if name != "self_sha256"}
+    hashed = values | {"self_sha256": sha256_json(values)}
+    return json.dumps(hashed, indent=1, ensure_ascii=False).encode() + b"\n"
 
 
 def _corrupt(path: Path, problem: str) -> BagCorruptError:

@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
+import json
+import math
+import struct
 import zipfile
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
-import zarr
-from zarr.codecs import Crc32cCodec
-from zarr.storage import ZipStore
 
-from wsi.bags.bag import SCHEMA, Bag, Json
+from wsi.bags.bag import SCHEMA, Bag, Json, blocks
 from wsi.bags.base import BagStore
-from wsi.bags.layout import StoredBag, arrays_of, datasets
+from wsi.bags.layout import arrays_of, datasets
+from wsi.bags.places import Found, Plain, Rows, read_at
 from wsi.bags.sidecar import BagInfo
 from wsi.errors import BagCorruptError
 
 CHUNK_ROWS = 1024
+_CODECS = ("bytes", "crc32c")
+_CHECKSUM_BYTES = 4
+_LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip member: signature, lengths of name and extra
 
 
 class ZarrStore(BagStore):
-    """One `<id>.zarr.zip` per slide, of the same names and attributes as the HDF5 bags."""
+    """One `<id>.zarr.zip` per slide, of the same names and attributes as the HDF5 bags.
+
+    Chunks are neither compressed nor, in the zip, deflated: like the HDF5 bags they are read from
+    where they lie, which takes a small part of the time zarr takes; zarr writes them.
+    """
 
     format = "zarr"
     suffix = ".zarr.zip"
 
     def _write_file(self, path: Path, bag: Bag, attributes: Json) -> None:
+        import zarr
+        from zarr.storage import ZipStore
+
         with ZipStore(path, mode="w") as store:
             # All attributes at once: a zip member cannot be rewritten.
             group = zarr.create_group(store, attributes={"schema_version": SCHEMA, **attributes})
@@ -34,21 +47,44 @@ class ZarrStore(BagStore):
             for name, data in arrays_of(bag).items():
                 _write_array(group, name, data, fill=0 if data.dtype.kind == "i" else np.nan)
 
-    def _read_file(self, path: Path, info: BagInfo, rows: np.ndarray | slice) -> StoredBag:
+    def _look(self, path: Path, info: BagInfo) -> Found:
         try:
-            with ZipStore(path, mode="r") as store:
-                group = zarr.open_group(store, mode="r")
-                # All are looked at before any is read.
-                found = {name: _array(group, name, *s) for name, s in datasets(info).items()}
-                arrays = {name: _take(array, rows) for name, array in found.items()}
-                return StoredBag(arrays, group.attrs["slide_id"], group.attrs["key"])
-        except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
+            with zipfile.ZipFile(path) as archive, FileIO(path) as file:
+                places = {k: _place(archive, file, k, *s) for k, s in datasets(info).items()}
+                attributes = _metadata(archive, "zarr.json")["attributes"]
+                return Found(places, attributes["slide_id"], attributes["key"])
+        except (OSError, KeyError, ValueError, TypeError, struct.error, *_OF_ZIP) as error:
             raise BagCorruptError(
                 f"{path}: not a readable bag ({error}) — run `wsi bags verify {path.parent}`"
             ) from error
 
 
-def _write_array(group: zarr.Group, name: str, data: np.ndarray, fill: float) -> None:
+_OF_ZIP = (zipfile.BadZipFile, NotImplementedError, RuntimeError, RecursionError)
+
+
+class _Checked:
+    """Chunks whose checksums are looked at before anything is taken from them, once each."""
+
+    def __init__(self, plain: Plain) -> None:
+        self._plain = plain
+        self._sound: set[int] = set()
+
+    def take(self, file: FileIO, rows: Rows) -> np.ndarray:
+        for chunk in self._plain.pieces(rows) - self._sound:
+            size = self._plain.piece_rows * self._plain.row_bytes
+            data = read_at(file, self._plain.offsets[chunk], size + _CHECKSUM_BYTES)
+            if google_crc32c.value(data[:size]) != int(data[size:].view("<u4")[0]):
+                raise BagCorruptError(
+                    f"{file.name}: the checksum of a chunk does not match — remove the bag and "
+                    "rerun preprocess"
+                )
+            self._sound.add(chunk)
+        return self._plain.take(file, rows)
+
+
+def _write_array(group: Any, name: str, data: np.ndarray, fill: float) -> None:
+    from zarr.codecs import Crc32cCodec
+
     array = group.create_array(
         name,
         shape=data.shape,
@@ -60,18 +96,50 @@ def _write_array(group: zarr.Group, name: str, data: np.ndarray, fill: float) ->
         config={"write_empty_chunks": True},
     )
     # One chunk at a time: when the disk fills, no write in the background makes the file anew.
-    for start in range(0, len(data), CHUNK_ROWS):
-        array[start : start + CHUNK_ROWS] = data[start : start + CHUNK_ROWS]
+    for start, block in blocks(data, CHUNK_ROWS):
+        array[start : start + CHUNK_ROWS] = block
 
 
-def _array(group: zarr.Group, name: str, shape: tuple[int, ...], dtype: str) -> zarr.Array[Any]:
-    array = group[name]
-    if not isinstance(array, zarr.Array):
-        raise ValueError(f"{name} is not an array")
-    if (array.shape, array.dtype) != (shape, np.dtype(dtype)):
-        raise ValueError(f"{name} is {array.shape} {array.dtype}, not {shape} {dtype}")
-    return array
+def _metadata(archive: zipfile.ZipFile, name: str) -> Json:
+    content = json.loads(archive.read(name))
+    if not isinstance(content, dict):
+        raise ValueError(f"{name} is no object")
+    return content
 
 
-def _take(array: zarr.Array[Any], rows: np.ndarray | slice) -> np.ndarray:
-    return np.asarray(array[...] if isinstance(rows, slice) else array.oindex[rows])
+def _place(
+    archive: zipfile.ZipFile, file: FileIO, name: str, shape: tuple[int, ...], dtype: str
+) -> _Checked:
+    """Return where the chunks of an array lie.
+
+    Source: Zarr core specification 3.0, array metadata and the regular chunk grid.
+    """
+    about = _metadata(archive, f"{name}/zarr.json")
+    if about["node_type"] != "array" or (tuple(about["shape"]), about["data_type"]) != (
+        shape,
+        dtype,
+    ):
+        raise ValueError(f"{name} is {about.get('shape')} {about.get('data_type')}")
+    rows, *rest = about["chunk_grid"]["configuration"]["chunk_shape"]
+    codecs = tuple(codec["name"] for codec in about["codecs"])
+    endian = about["codecs"][0].get("configuration", {}).get("endian")
+    if tuple(rest) != shape[1:] or codecs != _CODECS or endian != "little" or rows < 1:
+        raise ValueError(f"{name} is stored in chunks of another kind")
+    size = rows * math.prod(rest) * np.dtype(dtype).itemsize + _CHECKSUM_BYTES
+    chunks = (
+        f"{name}/c/{'/'.join([str(k), *('0' for _ in rest)])}" for k in range(-(-shape[0] // rows))
+    )
+    offsets = tuple(_offset(archive, file, chunk, size) for chunk in chunks)
+    return _Checked(Plain(shape, np.dtype(dtype), offsets, rows))
+
+
+def _offset(archive: zipfile.ZipFile, file: FileIO, name: str, size: int) -> int:
+    """Return where the content of a zip member begins, which must be stored as it is."""
+    member = archive.getinfo(name)
+    if member.compress_type != zipfile.ZIP_STORED or member.file_size != size:
+        raise ValueError(f"{name} is deflated, or of another size")
+    file.seek(member.header_offset)
+    signature, name_bytes, extra = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
+    if signature != b"PK\3\4":
+        raise ValueError(f"{name} is not where the archive says")
+    return member.header_offset + _LOCAL_HEADER.size + name_bytes + extra

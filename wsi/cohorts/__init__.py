@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from wsi.cohorts.check import check_cohort
 from wsi.cohorts.rows import SlideRow
-from wsi.cohorts.table import Cohort, match_ids, read_cohort, read_slide_table
+from wsi.cohorts.table import Cohort, match_ids, read_cohort, read_ids, read_slide_table
 
 __all__ = [
     "Cohort",
@@ -12,5 +12,6 @@ __all__ = [
     "check_cohort",
     "match_ids",
     "read_cohort",
+    "read_ids",
     "read_slide_table",
 ]

@@ -86,6 +86,21 @@ def read_slide_table(path: Path | str) -> list[SlideRow]:
     return rows
 
 
+def read_ids(path: Path | str) -> Cohort:
+    """Return the slides that a table names, without patients, labels or classes.
+
+    Raises:
+        ConfigError: no such file, or neither ids nor paths in it.
+        CohortError: bad rows, all listed with line and column.
+    """
+    path = Path(path)
+    rows, findings = parse_rows(
+        read_table(path), None, None, require_label=False, require_patient=False
+    )
+    _refuse(path, errors_among(findings))
+    return Cohort(path.stem, (), rows)
+
+
 def match_ids(cohort: Cohort, available: Iterable[str]) -> dict[str, str]:
     """Return which available id each slide of the cohort means; slides without one are left out.
 
