@@ -59,9 +59,9 @@ def _of_slides(store: BagStore, slides: Path) -> Iterator[Finding]:
 
 def _quarantined(root: Path) -> Collection[str]:
     """Return the slides that the run which made these bags has quarantined."""
-    from pipelines.quarantine import read_quarantine
+    from pipelines.quarantine import Quarantine
 
-    return read_quarantine(root.resolve().parent.parent / "quarantine.csv")
+    return Quarantine(root.resolve().parent.parent).entries()
 
 
 def _moved(store: BagStore, finding: Finding, options: Options) -> list[str]:
