@@ -10,6 +10,7 @@ from pathlib import Path
 from pipelines.colour import Colours
 from pipelines.console import Console, counted
 from pipelines.contact_sheet import write_sheet
+from pipelines.encoders import ready_encoder
 from pipelines.lesions import Regions, count_lesions, read_lesions, report_lesions
 from pipelines.own import check_own, own_tissue, tell_edited_in_place
 from pipelines.plan import is_too_coarse, say_plan, too_coarse_lines
@@ -72,7 +73,7 @@ def run(config: Config, options: Options, console: Console) -> int:
     allowed_quarantined(options.allow_quarantined, 0)
     METHODS.check(config.tissue.method.name, config.tissue.method.params)
     pixels = plan_pixels(config.pixels)
-    encoder_info(config.encoder)
+    ready_encoder(config.encoder, console, embedding=options.until == "bags")
     found, closed = _survey(config, options, console)
     unresolved = [item for item in found if item.status != "ok"]
     check_own(options.out, found, config.tissue, console)
@@ -82,7 +83,11 @@ def run(config: Config, options: Options, console: Console) -> int:
         return 3
     if options.dry_run:
         return max(say_plan(config, options.out, found, console), closed and 3)
-    encoder = load_encoder(config.encoder, options.device) if options.until == "bags" else None
+    encoder = (
+        load_encoder(config.encoder, options.device, config.compute)
+        if options.until == "bags"
+        else None
+    )
     recipe = make_recipe(config, encoder) if encoder else None
     folder = recipe_folder(options.out, recipe.name, config.store) if recipe else options.out
     work = Work(

@@ -186,7 +186,7 @@ def _start_worker(work: Work) -> None:
         import torch
 
         torch.set_num_threads(1)
-        _encoder = load_encoder(work.config.encoder, work.device)
+        _encoder = load_encoder(work.config.encoder, work.device, work.config.compute)
 
 
 def _in_worker(work: Work, item: Surveyed) -> Outcome:

@@ -273,7 +273,11 @@ class Config(Spec):
     quality: QualitySpec = QualitySpec()
     encoder: Named = Field(
         default=Component(name="texture-v1"),
-        description="built-in, or timm:<model>, hf-hub:<org>/<model>",
+        description="see `wsi list encoders`; or timm:<model>, hf-hub:<org>/<model>",
+    )
+    compute: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        default="auto",
+        description="what networks compute in; auto: the fastest type native to the device",
     )
     precision: Literal["float16", "float32"] = Field(
         default="float16", description="of stored features"

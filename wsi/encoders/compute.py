@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +47,7 @@ def settle_precision(compute: str, device: torch.device) -> Precision:
         raise ConfigError(f"compute={compute} — choose from auto, {', '.join(TYPES)}")
     if compute == "fp16" and device.type == "cpu":
         raise ConfigError("compute=fp16 is for GPUs — use bf16 or fp32 on a CPU")
-    return compute
+    return cast("Precision", compute)
 
 
 def _native(device: torch.device) -> Precision:
@@ -69,7 +69,7 @@ def prepare(model: nn.Module, device: torch.device, precision: Precision) -> nn.
         return model.to(device)
     if device.type == "cpu":
         model = model.to(dtype=TYPES[precision])
-    return model.to(device, memory_format=torch.channels_last)
+    return cast("Any", model).to(device, memory_format=torch.channels_last)
 
 
 def as_input(images: Tensor, precision: Precision) -> Tensor:

@@ -134,6 +134,23 @@ class Source:
         return "it is gated and the token has no access: ask for it"
 
 
+def in_folder(folder: Path, encoder: str, source: Source | None) -> tuple[Path | None, Path]:
+    """Return the configuration, where there is one, and the weights of a folder.
+
+    Raises:
+        EncoderError: it has no weights.
+    """
+    names = source.weight_files if source else WEIGHT_FILES
+    found = next((folder / name for name in names if (folder / name).is_file()), None)
+    if found is None:
+        raise EncoderError(
+            f"encoder {encoder}: {folder} has none of {', '.join(names)} — give a folder as the "
+            "hub lays it out, or the file"
+        )
+    config = folder / CONFIG
+    return (config if config.is_file() else None), found
+
+
 def hub_sha256(path: Path) -> str | None:
     """Return the SHA-256 that the hub stated for a file in its cache, if it did."""
     name = path.resolve().name

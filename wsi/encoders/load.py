@@ -52,7 +52,7 @@ def load_encoder(component: Component, device: str = "cpu", compute: str = "auto
         own = ENCODERS.load(name)
         told = (device, compute) if "compute" in inspect.signature(own).parameters else (device,)
         return own(*told, **ENCODERS.check(name, params))
-    _check_parameters(component)
+    check_component(component)
     row = row_of(component)
     if row.load.startswith(TRANSFORMERS):
         from wsi.encoders.transformers_encoder import TransformersEncoder
@@ -76,7 +76,7 @@ def encoder_info(component: Component) -> EncoderInfo:
     if name in ENCODERS.names():
         settings = ENCODERS.check(name, component.params)
         return CATALOG[name].info if name in CATALOG else ENCODERS.load(name)(**settings).info
-    _check_parameters(component)
+    check_component(component)
     info = row_of(component).info
     return info.untrained() if component.params.get("weights") == "random" else info
 
@@ -108,7 +108,7 @@ def row_of(component: Component) -> Row:
     from wsi.encoders.timm_encoder import row_of_model
 
     if name.startswith(TIMM):
-        _check_timm_name(name.removeprefix(TIMM))
+        check_timm_name(name.removeprefix(TIMM))
     return row_of_model(name, name, component.params.get("pooling", "default"))
 
 
@@ -127,12 +127,21 @@ def weights_of(params: dict[str, Any]) -> Weights:
     sha256 = _sha256(params.get("sha256"))
     if kind in ("pretrained", "random"):
         return Weights(kind, seed, sha256=sha256)
-    path = Path(str(kind))
+    return Weights("file", path=weights_path(kind), sha256=sha256)
+
+
+def weights_path(given: Any) -> Path:
+    """Return the path that the parameter `weights` gives.
+
+    Raises:
+        EncoderError: there is no such file or folder.
+    """
+    path = Path(str(given))
     if not path.exists():
         raise EncoderError(
-            f"encoder weights {kind}: no such file — give pretrained, random, a file or a folder"
+            f"encoder weights {given}: no such file — give pretrained, random, a file or a folder"
         )
-    return Weights("file", path=path, sha256=sha256)
+    return path
 
 
 def _sha256(value: Any) -> str | None:
@@ -141,23 +150,16 @@ def _sha256(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
-def _check_timm_name(model: str) -> None:
-    import timm
+def check_component(component: Component) -> None:
+    """Refuse names and parameters that no encoder has.
 
-    architecture = model.partition(".")[0]
-    known = timm.list_models()
-    if architecture not in known:
-        near = difflib.get_close_matches(architecture, known, n=3)
-        raise UnknownNameError(
-            f"timm has no model '{model}' — "
-            + (f"near are {', '.join(near)}" if near else "see timm.list_models()")
-        )
-    tags = timm.list_pretrained(f"{architecture}.*")
-    if "." in model and model not in tags:
-        raise UnknownNameError(f"timm has no model '{model}' — known are {', '.join(tags)}")
-
-
-def _check_parameters(component: Component) -> None:
+    Raises:
+        UnknownNameError: there is no such encoder; the nearest name is suggested.
+        ConfigError: a parameter is unknown or contradicts another.
+    """
+    if component.name in ENCODERS.names():
+        ENCODERS.check(component.name, component.params)
+        return
     name, params = component.name, component.params
     check_encoder_name(name)
     allowed = _SETTINGS if name in CATALOG else (*_SETTINGS, "pooling")
@@ -174,3 +176,24 @@ def _check_parameters(component: Component) -> None:
         raise ConfigError("encoder seed=... goes with weights=random")
     if "sha256" in params and params.get("weights") == "random":
         raise ConfigError("encoder sha256=... does not go with weights=random")
+
+
+def check_timm_name(model: str) -> None:
+    """Refuse a model that timm does not have.
+
+    Raises:
+        UnknownNameError: names those that are near.
+    """
+    import timm
+
+    architecture = model.partition(".")[0]
+    known = timm.list_models()
+    if architecture not in known:
+        near = difflib.get_close_matches(architecture, known, n=3)
+        raise UnknownNameError(
+            f"timm has no model '{model}' — "
+            + (f"near are {', '.join(near)}" if near else "see timm.list_models()")
+        )
+    tags = timm.list_pretrained(f"{architecture}.*")
+    if "." in model and model not in tags:
+        raise UnknownNameError(f"timm has no model '{model}' — known are {', '.join(tags)}")

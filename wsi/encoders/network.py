@@ -10,9 +10,10 @@ import torchvision.transforms.v2.functional as transforms
 from torch import Tensor, nn
 
 from wsi.encoders.base import Encoder
-from wsi.encoders.compute import as_input, casting, prepare, settle_precision
+from wsi.encoders.compute import Precision, as_input, casting, prepare, settle_precision
+from wsi.encoders.hub import Source
 from wsi.encoders.row import Row
-from wsi.encoders.weights import Weights
+from wsi.encoders.weights import Files, Weights
 from wsi.errors import EncoderError
 from wsi.files import sha256_json
 
@@ -40,8 +41,9 @@ class Network(Encoder):
         self._row = row
         self._weights = weights
         self._device = torch.device(device)
-        self._precision = settle_precision(compute, self._device)
-        model, self._weights_sha256 = self._load()
+        self._precision: Precision = settle_precision(compute, self._device)
+        self._files = weights.files(row, self._source())
+        model, self._weights_sha256 = self._load(self._files)
         self.fingerprint = sha256_json(self._identity())
         model = model.eval().requires_grad_(False)
         self._model = prepare(model, self._device, self._precision)
@@ -68,7 +70,11 @@ class Network(Encoder):
         return (images.float() / 255 - self._mean) / self._std
 
     @abstractmethod
-    def _load(self) -> tuple[nn.Module, str]:
+    def _source(self) -> Source | None:
+        """Return where the files are on the hub; None where nothing is known there."""
+
+    @abstractmethod
+    def _load(self, files: Files) -> tuple[nn.Module, str]:
         """Return the model on the CPU in fp32, and the hash of its weights."""
 
     @abstractmethod
@@ -101,6 +107,7 @@ class Network(Encoder):
             "pooling": self._row.pooling,
             "weights_sha256": self._weights_sha256,
             "compute": self._precision,
+            "file_sha256": self._files.sha256,
             **self._weights.to_json(),
             **name,
         }

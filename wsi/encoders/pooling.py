@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from wsi.errors import EncoderError
 
@@ -15,7 +15,7 @@ def pool_tokens(
     prefix: int | None,
     pooling: str,
     encoder: str,
-    finish: Callable[[Tensor], Tensor] = nn.Identity(),
+    finish: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Return one vector per image (B, D or 2 D) of `tokens` (B, T, D).
 
@@ -37,4 +37,5 @@ def pool_tokens(
         # In fp32: a sum of hundreds of tokens would lose the few digits that bf16 has.
         "mean": lambda: tokens[:, prefix:].float().mean(dim=1).to(tokens.dtype),
     }
-    return torch.cat([finish(parts[part]()) for part in pooling.split("+")], dim=1)
+    vectors = [parts[part]() for part in pooling.split("+")]
+    return torch.cat([finish(vector) if finish else vector for vector in vectors], dim=1)

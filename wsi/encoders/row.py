@@ -83,6 +83,13 @@ class Row:
         # timm keeps its own models with a tag under their full names.
         return f"timm/{self.load.removeprefix(TIMM)}" if "." in self.load else None
 
+    @property
+    def pin(self) -> str:
+        """Return what holds the weights to those that the row was written for, in a word."""
+        if self.load == "builtin":
+            return "built in"
+        return "sha256" if self.sha256 else "revision" if self.revision else "unpinned"
+
     def input(self, tile_px: int) -> tuple[int, int]:
         """Return the edges of a tile of `tile_px` after resizing, and of the part then used."""
         resized = self.resize or tile_px

@@ -13,31 +13,34 @@ from typing import Any, cast
 import timm
 import torch
 from timm.data.config import resolve_model_data_config
+from timm.layers.mlp import SwiGLUPacked
 from torch import Tensor, nn
 
 from wsi.encoders.hub import CONFIG, Source
 from wsi.encoders.network import Network
 from wsi.encoders.pooling import pool_tokens
 from wsi.encoders.row import HUB, IMAGENET_MEAN, IMAGENET_STD, TIMM, Pooling, Row
-from wsi.encoders.weights import Weights, misfit, read_weights, weights_hash
+from wsi.encoders.weights import Files, misfit, read_weights, weights_hash
 from wsi.errors import EncoderError
 
 DEFAULT_MPP = 0.5
-_LAYERS = {"SwiGLUPacked": timm.layers.SwiGLUPacked, "SiLU": nn.SiLU}
+_LAYERS = {"SwiGLUPacked": SwiGLUPacked, "SiLU": nn.SiLU}
 _ROUNDING = 1e-3  # between means and deviations as cards and configurations write them
 
 
 class TimmEncoder(Network):
     """A timm model without its classifier, with the row's transform and pooling."""
 
-    def _load(self) -> tuple[nn.Module, str]:
-        row, weights = self._row, self._weights
-        config, path = weights.files(row, source_of(row))
-        if config is not None:
-            _check_config(config, row)
-        model = build(row, weights.seed, config)
-        if path is not None:
-            _load_strictly(model, row, path)
+    def _source(self) -> Source | None:
+        return source_of(self._row)
+
+    def _load(self, files: Files) -> tuple[nn.Module, str]:
+        row = self._row
+        if files.config is not None:
+            _check_config(files.config, row)
+        model = build(row, self._weights.seed, files.config)
+        if files.weights is not None:
+            _load_strictly(model, row, files.weights)
         return model, weights_hash(model.state_dict())
 
     def _pooled(self, images: Tensor) -> Tensor:
@@ -74,7 +77,7 @@ def source_of(row: Row) -> Source | None:
     """Return where the files of `row` are on the hub; None where timm knows no weights for it."""
     repo = row.repo
     if row.load.startswith(TIMM) and not row.architecture:
-        repo = _hub_id(row.load.removeprefix(TIMM))
+        repo = hub_id(row.load.removeprefix(TIMM))
     return Source.of(row, repo) if repo else None
 
 
@@ -137,7 +140,7 @@ def pooled(model: nn.Module, images: Tensor, row: Row) -> Tensor:
     tokens = timm_model.forward_features(images)
     prefix = getattr(model, "num_prefix_tokens", None)
     # Models that average tokens by default keep their last normalisation for afterwards.
-    finish = getattr(model, "fc_norm", None) or nn.Identity()
+    finish = getattr(model, "fc_norm", None)
     return pool_tokens(tokens, prefix, row.pooling, row.name, finish)
 
 
@@ -177,7 +180,8 @@ def _load_strictly(model: nn.Module, row: Row, path: Path) -> None:
     model.load_state_dict(weights, strict=True)
 
 
-def _hub_id(model: str) -> str | None:
+def hub_id(model: str) -> str | None:
+    """Return the repository of the weights that timm knows for a model of its own, if any."""
     known = timm.get_pretrained_cfg(model)
     if known is None or not known.hf_hub_id:
         return None
@@ -201,7 +205,8 @@ def _check_config(path: Path, row: Row) -> None:
         ) from error
     if not named:
         raise EncoderError(
-            f"encoder {row.name}: {CONFIG} names no architecture of timm — give the weights' file alone"
+            f"encoder {row.name}: {CONFIG} names no architecture of timm — give the file of "
+            "weights alone"
         )
     if not row.card_over_config:
         _compare(stated, row)

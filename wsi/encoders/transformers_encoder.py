@@ -15,7 +15,7 @@ from wsi.encoders.hub import CONFIG, Source
 from wsi.encoders.network import Network
 from wsi.encoders.pooling import pool_tokens
 from wsi.encoders.row import Row
-from wsi.encoders.weights import Weights, misfit, read_weights, weights_hash
+from wsi.encoders.weights import Files, misfit, read_weights, weights_hash
 from wsi.errors import EncoderError
 
 try:
@@ -39,14 +39,15 @@ _TRAINING_ONLY = "embeddings.mask_token"
 class TransformersEncoder(Network):
     """A vision transformer by transformers, with the row's transform and pooling."""
 
-    def _load(self) -> tuple[nn.Module, str]:
-        row, weights = self._row, self._weights
-        config, path = weights.files(row, Source.of(row, row.repo or ""))
-        settings = configuration(row, config)
-        if path is None:
-            model = build(settings, weights.seed)
-            return model, weights_hash(model.state_dict())
-        return _filled(settings, path, row)
+    def _source(self) -> Source | None:
+        return Source.of(self._row, self._row.repo or "")
+
+    def _load(self, files: Files) -> tuple[nn.Module, str]:
+        settings = configuration(self._row, files.config)
+        if files.weights is not None:
+            return _filled(settings, files.weights, self._row)
+        model = build(settings, self._weights.seed)
+        return model, weights_hash(model.state_dict())
 
     def _pooled(self, images: Tensor) -> Tensor:
         model = cast("Any", self._model)

@@ -14,12 +14,27 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from wsi.encoders.hub import CONFIG, Source, hub_sha256
+from wsi.encoders.hub import Source, hub_sha256, in_folder
 from wsi.encoders.row import TIMM, Row
 from wsi.errors import EncoderError, UnsafeWeightsError, WeightsError
+from wsi.files import sha256_file
 
 _TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32)
 _NAMES_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files that an encoder is made from; none with random weights.
+
+    Args:
+        config: the hub's description of the architecture, where there is one.
+        sha256: of the weights, where they were compared with one.
+    """
+
+    config: Path | None = None
+    weights: Path | None = None
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -42,8 +57,8 @@ class Weights:
             return {"weights": "random", "seed": self.seed}
         return {"weights": self.path.name if self.path else "pretrained"}
 
-    def files(self, row: Row, source: Source | None) -> tuple[Path | None, Path | None]:
-        """Return the configuration and the file of weights, either None where there is none.
+    def files(self, row: Row, source: Source | None) -> Files:
+        """Return the files to make the encoder of `row` from.
 
         Args:
             source: where they are on the hub; None where nothing is known there.
@@ -52,41 +67,31 @@ class Weights:
             EncoderError: they are not to be had; says what to do.
             WeightsError: the file is not the one that was pinned.
         """
-        drawn_up = bool(row.architecture) or row.load.startswith(TIMM)
         if self.kind == "random":
-            return (None if drawn_up or source is None else source.config()), None
+            return Files(self._config(row, source))
         if self.path is None:
-            if source is None:
-                raise EncoderError(
-                    f"encoder {row.name}: timm knows no pretrained weights for {row.load} — give "
-                    "weights=<file>, or weights=random if that is what you want"
-                )
-            found = source.fetch(source.weight_files)
-            config = None if row.load.startswith(TIMM) else source.config()
+            config, found = self._from_hub(row, source)
         elif self.path.is_dir():
-            config, found = in_folder(self.path, row, source)
+            config, found = in_folder(self.path, row.name, source)
         else:
-            found = self.path
-            config = None if drawn_up or source is None else source.config()
-        check_sha256(found, self.sha256 or row.sha256 or hub_sha256(found), row.name)
-        return config, found
+            config, found = self._config(row, source), self.path
+        expected = self.sha256 or row.sha256 or hub_sha256(found)
+        check_sha256(found, expected, row.name)
+        return Files(config, found, expected)
 
+    def _from_hub(self, row: Row, source: Source | None) -> tuple[Path | None, Path]:
+        if source is None:
+            raise EncoderError(
+                f"encoder {row.name}: timm knows no pretrained weights for {row.load} — give "
+                "weights=<file>, or weights=random if that is what you want"
+            )
+        found = source.fetch(source.weight_files)
+        return (None if row.load.startswith(TIMM) else source.config()), found
 
-def in_folder(folder: Path, row: Row, source: Source | None) -> tuple[Path | None, Path]:
-    """Return the configuration, where there is one, and the weights of a folder.
-
-    Raises:
-        EncoderError: it has no weights.
-    """
-    names = (source or Source(row.name, "")).weight_files
-    found = next((folder / name for name in names if (folder / name).is_file()), None)
-    if found is None:
-        raise EncoderError(
-            f"encoder {row.name}: {folder} has none of {', '.join(names)} — give a folder as the "
-            "hub lays it out, or the file"
-        )
-    config = folder / CONFIG
-    return (config if config.is_file() else None), found
+    def _config(self, row: Row, source: Source | None) -> Path | None:
+        """Return the hub's configuration where the row does not know the architecture."""
+        known = row.architecture or row.load.startswith(TIMM)
+        return None if known or source is None else source.config()
 
 
 def check_sha256(path: Path, expected: str | None, encoder: str) -> None:
@@ -97,18 +102,12 @@ def check_sha256(path: Path, expected: str | None, encoder: str) -> None:
     """
     if expected is None:
         return
-    found = file_sha256(path)
+    found = sha256_file(path)
     if found != expected.lower():
         raise WeightsError(
             f"encoder {encoder}: {path.name} has sha256 {found}, expected {expected} — the file is "
             "damaged or another version; fetch it again, or pin it by encoder.sha256=<hex>"
         )
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal digits."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def read_weights(path: Path, encoder: str) -> dict[str, Tensor]:
