@@ -106,11 +106,7 @@ def _filled(settings: Any, path: Path, row: Row) -> tuple[nn.Module, str]:
     """
     tensors = read_weights(path, row.name)
     tensors = {k: v for k, v in tensors.items() if not k.startswith(_HEADS)}
-    model_class, arguments = _class_of(settings)
-    with _quietly():
-        model, told = model_class.from_pretrained(
-            None, config=settings, state_dict=dict(tensors), output_loading_info=True, **arguments
-        )
+    model, told = _made(settings, tensors, row, path)
     missing = sorted(set(told["missing_keys"]) - {_TRAINING_ONLY})
     shapes = sorted(
         str(key[0] if isinstance(key, tuple) else key) for key in told["mismatched_keys"]
@@ -124,6 +120,22 @@ def _filled(settings: Any, path: Path, row: Row) -> tuple[nn.Module, str]:
         ]
         raise misfit(row.name, path, problems)
     return model.float(), weights_hash(tensors)
+
+
+def _made(
+    settings: Any, tensors: dict[str, Tensor], row: Row, path: Path
+) -> tuple[Any, dict[str, Any]]:
+    """Return what transformers makes of `tensors`, and what it could not place."""
+    model_class, arguments = _class_of(settings)
+    # Tensors of another shape are told like the others, in place of a table in the log.
+    arguments = {"output_loading_info": True, "ignore_mismatched_sizes": True, **arguments}
+    try:
+        with _quietly():
+            return model_class.from_pretrained(
+                None, config=settings, state_dict=dict(tensors), **arguments
+            )
+    except RuntimeError as error:
+        raise misfit(row.name, path, [(str(error).splitlines()[0], ["tensors"])]) from error
 
 
 @contextlib.contextmanager
