@@ -144,8 +144,8 @@ def test_position_embeddings_are_never_resampled_without_a_word(tmp_path: Path) 
     save_file(model.state_dict(), tmp_path / "w.safetensors")
     own = small_row("virchow2")
     larger = {**own.kwargs, **SMALL, **KINDS["virchow2"][1], "img_size": 84}
+    row = replace(own, kwargs=larger)
     with pytest.raises(EncoderError, match="pos_embed of another shape"):
-        row = replace(own, kwargs=larger)
         TimmEncoder(row, Weights("file", path=tmp_path / "w.safetensors"))
 
 
