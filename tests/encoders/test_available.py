@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from wsi.encoders import CATALOG, hub
+from wsi.encoders import CATALOG, hub, load_encoder
 from wsi.encoders.available import availability, preflight, pull
 from wsi.errors import EncoderError, UnknownNameError
 from wsi.specs import Component
@@ -70,8 +70,10 @@ def test_gated_weights_say_what_is_missing(
 
 
 def test_cached_weights_need_no_network(cache_files, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache_files("MahmoodLab/UNI", {"pytorch_model.bin": b"x"})
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    cache_files("MahmoodLab/UNI", {"pytorch_model.bin": b"x"})
+    assert not availability(component("uni")).cached  # its configuration is needed, too
+    cache_files("MahmoodLab/UNI", {"config.json": b"{}"})
     found = preflight(component("uni"))
     assert found.cached
     assert found.path is not None
@@ -83,9 +85,11 @@ def test_the_pinned_commit_comes_first_and_the_newest_will_do(cache_files) -> No
     pinned = CATALOG["lunit-s8"].revision
     assert pinned
     repo = "1aurent/vit_small_patch8_224.lunit_dino"
-    newest = cache_files(repo, {"model.safetensors": b"new"}, commit="1" * 40)
+    newest = cache_files(repo, {"model.safetensors": b"new", "config.json": b""}, commit="1" * 40)
     assert availability(component("lunit-s8")).path == newest / "model.safetensors"
-    old = cache_files(repo, {"model.safetensors": b"old"}, commit=pinned, ref="")
+    old = cache_files(
+        repo, {"model.safetensors": b"old", "config.json": b""}, commit=pinned, ref=""
+    )
     assert availability(component("lunit-s8")).path == old / "model.safetensors"
 
 
@@ -129,6 +133,16 @@ def test_what_needs_no_weights_is_always_available(no_hub: Path) -> None:
     assert preflight(component("texture-v1")).cached
     assert preflight(component("resnet50", weights="random")).cached
     assert pull(component("texture-v1")) is None
+
+
+def test_a_package_that_is_missing_is_told_before_work_starts(
+    no_hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for check in (preflight, load_encoder):
+        for params in ({}, {"weights": "random"}):
+            with pytest.raises(EncoderError, match=r"pip install 'wsi\[hub\]'"):
+                check(component("phikon", **params))
 
 
 def test_a_misspelt_name_is_told_first(no_hub: Path) -> None:

@@ -47,7 +47,7 @@ def other_package(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setitem(sys.modules, "wsi_other_package", module)
     added = [
         importlib.metadata.EntryPoint(name, f"wsi_other_package:{kind}", "wsi.encoders")
-        for name, kind in (("mean-colour", "MeanColour"), ("plain", "Plain"))
+        for name, kind in (("mean-colour", "MeanColour"), ("plain", "Plain"), ("uni", "Plain"))
     ]
     monkeypatch.setattr(
         "wsi.registry.entry_points", lambda group: added if group == "wsi.encoders" else []
@@ -86,6 +86,11 @@ def test_a_configuration_may_name_it() -> None:
     from pipelines.config import load_config
 
     assert load_config(["encoder=mean-colour", "encoder.scale=3"]).encoder.name == "mean-colour"
+
+
+def test_a_name_of_the_catalogue_stays_with_its_row() -> None:
+    assert encoder_info(component("uni")).source == "hf-hub:MahmoodLab/UNI"
+    assert not isinstance(load_encoder(component("resnet50", weights="random")), MeanColour)
 
 
 def test_misspelt_names_and_settings_are_told() -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 from wsi.encoders.catalog import CATALOG
 from wsi.encoders.hub import Source, in_folder
 from wsi.encoders.load import (
-    ENCODERS,
     check_component,
     check_encoder_name,
+    check_installed,
     check_timm_name,
+    is_class,
     weights_path,
 )
 from wsi.encoders.row import HUB, TIMM
@@ -66,7 +67,7 @@ def availability(component: Component, ask: bool = True) -> Availability:
         return replace(found, problem=str(error))
     if not isinstance(place, Source):
         return replace(found, path=place)
-    found = replace(found, repo=place.repo, page=place.page, path=place.cached(place.weight_files))
+    found = replace(found, repo=place.repo, page=place.page, path=place.here())
     return found if found.cached or not ask else _asked(found, place)
 
 
@@ -95,11 +96,8 @@ def pull(component: Component) -> Path | None:
     place = _place(component)
     if not isinstance(place, Source):
         return place
-    path = place.fetch(place.weight_files)
-    row = CATALOG.get(component.name)
-    if not (row.load if row else component.name).startswith(TIMM):
-        place.config()
-    return path
+    place.config()
+    return place.fetch(place.weight_files)
 
 
 def _check(component: Component) -> None:
@@ -114,7 +112,11 @@ def _place(component: Component) -> Source | Path | None:
         EncoderError: the path given has none, or timm knows of none.
     """
     name, given = component.name, component.params.get("weights", "pretrained")
-    if name in ENCODERS.names() or given == "random":
+    if is_class(name):
+        return None
+    if name in CATALOG:
+        check_installed(CATALOG[name])
+    if given == "random":
         return None
     source = _source(name)
     if given != "pretrained":
@@ -137,7 +139,7 @@ def _source(name: str) -> Source | None:
 
     check_timm_name(name.removeprefix(TIMM))
     repo = hub_id(name.removeprefix(TIMM))
-    return Source(name, repo) if repo else None
+    return Source(name, repo, described=False) if repo else None
 
 
 def _asked(found: Availability, source: Source) -> Availability:

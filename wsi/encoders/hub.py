@@ -18,7 +18,7 @@ from huggingface_hub import (
 )
 from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTPError
 
-from wsi.encoders.row import Row
+from wsi.encoders.row import TIMM, Row
 from wsi.errors import EncoderError
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -38,17 +38,20 @@ class Source:
         repo: `<org>/<model>`.
         revision: the commit to ask for; the newest where none is given.
         file: name of the weights where it is not one of the usual.
+        described: whether a `config.json` lies beside the weights and is needed, too.
     """
 
     encoder: str
     repo: str
     revision: str | None = None
     file: str = ""
+    described: bool = True
 
     @classmethod
     def of(cls, row: Row, repo: str) -> Source:
         """Return the source of a row whose repository is known to be `repo`."""
-        return cls(row.name, repo, row.revision, row.file)
+        described = not (row.file or row.load.startswith(TIMM))
+        return cls(row.name, repo, row.revision, row.file, described)
 
     @property
     def weight_files(self) -> tuple[str, ...]:
@@ -112,12 +115,17 @@ class Source:
             raise self.unavailable(_one_line(error)) from error
 
     def config(self) -> Path | None:
-        """Return the configuration beside the weights; None for weights that have none.
+        """Return the configuration beside the weights; None for weights that need none.
 
         Raises:
             EncoderError: as for `fetch`.
         """
-        return None if self.file else self.fetch((CONFIG,))
+        return self.fetch((CONFIG,)) if self.described else None
+
+    def here(self) -> Path | None:
+        """Return the weights in the cache; None while anything that is needed is not there."""
+        complete = not self.described or self.cached((CONFIG,)) is not None
+        return self.cached(self.weight_files) if complete else None
 
     def unavailable(self, reason: str) -> EncoderError:
         """Return the error that says why, and every way on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import inspect
 import re
 from pathlib import Path
@@ -48,12 +49,13 @@ def load_encoder(component: Component, device: str = "cpu", compute: str = "auto
         EncoderError: the weights are not available or do not fit.
     """
     name, params = component.name, component.params
-    if name in ENCODERS.names():
+    if is_class(name):
         own = ENCODERS.load(name)
         told = (device, compute) if "compute" in inspect.signature(own).parameters else (device,)
         return own(*told, **ENCODERS.check(name, params))
     check_component(component)
     row = row_of(component)
+    check_installed(row)
     if row.load.startswith(TRANSFORMERS):
         from wsi.encoders.transformers_encoder import TransformersEncoder
 
@@ -73,12 +75,35 @@ def encoder_info(component: Component) -> EncoderInfo:
         EncoderError: timm cannot build it.
     """
     name = component.name
-    if name in ENCODERS.names():
+    if is_class(name):
         settings = ENCODERS.check(name, component.params)
         return CATALOG[name].info if name in CATALOG else ENCODERS.load(name)(**settings).info
     check_component(component)
     info = row_of(component).info
     return info.untrained() if component.params.get("weights") == "random" else info
+
+
+def is_class(name: str) -> bool:
+    """Return whether `name` is an encoder with a class of its own, ours or another package's.
+
+    A name of the catalogue means its row, whatever another package calls the same.
+    """
+    if name in CATALOG:
+        return CATALOG[name].load == "builtin"
+    return name in ENCODERS.names()
+
+
+def check_installed(row: Row) -> None:
+    """Refuse a row whose loader needs a package that is not installed.
+
+    Raises:
+        EncoderError: says how to install it.
+    """
+    if row.load.startswith(TRANSFORMERS) and importlib.util.find_spec("transformers") is None:
+        raise EncoderError(
+            f"encoder {row.name} needs the package transformers, which is not installed — "
+            "pip install 'wsi[hub]'"
+        )
 
 
 def check_encoder_name(name: str) -> None:
@@ -157,7 +182,7 @@ def check_component(component: Component) -> None:
         UnknownNameError: there is no such encoder; the nearest name is suggested.
         ConfigError: a parameter is unknown or contradicts another.
     """
-    if component.name in ENCODERS.names():
+    if is_class(component.name):
         ENCODERS.check(component.name, component.params)
         return
     name, params = component.name, component.params

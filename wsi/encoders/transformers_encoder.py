@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+import transformers
 from torch import Tensor, nn
+from transformers.utils import logging as talk
 
 from wsi.encoders.hub import CONFIG, Source
 from wsi.encoders.network import Network
@@ -17,14 +19,6 @@ from wsi.encoders.pooling import pool_tokens
 from wsi.encoders.row import Row
 from wsi.encoders.weights import Files, misfit, read_weights, weights_hash
 from wsi.errors import EncoderError
-
-try:
-    import transformers
-    from transformers.utils import logging as talk
-except ImportError as error:
-    raise EncoderError(
-        "encoders by transformers need a package that is not installed — pip install 'wsi[hub]'"
-    ) from error
 
 # The class of the configuration, the word for it in config.json, and arguments of the model.
 _MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {

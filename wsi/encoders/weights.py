@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from wsi.encoders.hub import Source, hub_sha256, in_folder
-from wsi.encoders.row import TIMM, Row
+from wsi.encoders.row import Row
 from wsi.errors import EncoderError, UnsafeWeightsError, WeightsError
 from wsi.files import sha256_file
 
@@ -86,12 +86,11 @@ class Weights:
                 "weights=<file>, or weights=random if that is what you want"
             )
         found = source.fetch(source.weight_files)
-        return (None if row.load.startswith(TIMM) else source.config()), found
+        return source.config(), found
 
     def _config(self, row: Row, source: Source | None) -> Path | None:
         """Return the hub's configuration where the row does not know the architecture."""
-        known = row.architecture or row.load.startswith(TIMM)
-        return None if known or source is None else source.config()
+        return None if row.architecture or source is None else source.config()
 
 
 def check_sha256(path: Path, expected: str | None, encoder: str) -> None:
