@@ -14,6 +14,7 @@ import pytest
 from huggingface_hub import constants
 from rich.console import Console as RichConsole
 
+import pipelines.preprocess  # noqa: F401  so that checks are timed, not imports
 from pipelines.cli import run_command
 from pipelines.console import Console
 from pipelines.encoders import ready_encoder
