@@ -47,6 +47,17 @@ _COMPONENT_INTRO = """\
 In YAML a name stands alone, or with its settings: `{key}: {{name: {name}, {setting}: {value}}}`.
 """
 
+_ENCODERS_INTRO = """\
+Besides these, `timm:<model>` and `hf-hub:<org>/<model>` name any model that timm can load, with
+`encoder.pooling` (`default`, `cls`, `mean`, `cls+mean`, `layer3`). Networks take
+
+- `encoder.weights`: `pretrained`, `random` (never trained, for tests; `encoder.seed` draws others),
+  or the path of a file or of a folder as the hub lays it out;
+- `encoder.sha256`: 64 hexadecimal digits that the file of weights must have.
+
+See [how to use encoders](../how-to/encoders.md).
+"""
+
 _CLI_INTRO = """\
 # Command line
 
@@ -224,15 +235,29 @@ def _plain(text: str) -> str:
 
 def _encoders() -> str:
     rows = [
-        [f"`{r.name}`", str(r.dim), f"{r.tile_px} px, {r.mpp:g} um/px", r.licence, r.note]
+        [
+            f"`{r.name}`",
+            str(r.dim),
+            f"{r.tile_px} px, {r.mpp:g} um/px",
+            f"{r.effective_mpp:.3g}",
+            r.pooling,
+            f"{r.licence}{', gated' if r.gated else ''}",
+            f"`{r.load}`, {r.pin}",
+            _plain(r.note),
+        ]
         for r in CATALOG.values()
     ]
-    return (
-        "## Encoders\n\nBesides these, `timm:<model>` and `hf-hub:<org>/<model>` name any model "
-        "that timm can load. Models with weights take `encoder.weights` (`pretrained`, `random`, "
-        "or the path of a file).\n\n"
-        + _table(rows, ["name", "features", "made for", "licence", "note"])
-    )
+    header = [
+        "name",
+        "features",
+        "made for",
+        "sees, um/px",
+        "pooling",
+        "licence",
+        "weights",
+        "note",
+    ]
+    return f"## Encoders\n\n{_ENCODERS_INTRO}\n{_table(rows, header)}"
 
 
 def _metrics() -> str:

@@ -305,6 +305,50 @@ def tissue_import(
     return run(Options(source, out, roi, origin, dry_run), common.console())
 
 
+encoders = app.command(App(name="encoders", help="See to encoders' weights.", group=_DATA))
+
+
+@encoders.command(name="check")
+def encoders_check(*names: str, common: Common = COMMON) -> int:
+    """Say whether encoders' weights are here or can be fetched now, with licence and sha256.
+
+    Takes four seconds per encoder at most where the hub does not answer. Exit code 1 when the
+    weights of one are neither here nor to be had.
+
+    Parameters
+    ----------
+    names
+        Encoders as in the setting encoder; see `wsi list encoders`.
+    """
+    from pipelines.encoders import check
+
+    return check(_given(names), common.console())
+
+
+@encoders.command(name="pull")
+def encoders_pull(*names: str, common: Common = COMMON) -> int:
+    """Fetch encoders' weights into the cache ahead of time, for machines without a network.
+
+    Exit code 1 when one cannot be fetched; the others are.
+
+    Parameters
+    ----------
+    names
+        Encoders as in the setting encoder; see `wsi list encoders`.
+    """
+    from pipelines.encoders import fetch
+
+    return fetch(_given(names), common.console())
+
+
+def _given(names: tuple[str, ...]) -> tuple[str, ...]:
+    from wsi.errors import ConfigError
+
+    if not names:
+        raise ConfigError("no encoder named — see `wsi list encoders`")
+    return names
+
+
 bags = app.command(App(name="bags", help="Look at, check and convert bags.", group=_DATA))
 
 

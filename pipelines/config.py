@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from wsi.aggregators import AGGREGATORS
-from wsi.encoders import CATALOG
+from wsi.encoders import check_encoder_name
 from wsi.errors import ConfigError, UnknownNameError, WsiError
 from wsi.objectives import OBJECTIVES
 from wsi.registry import Registry, suggest
@@ -307,11 +307,11 @@ def _unknown_names(data: dict[str, Any]) -> Iterator[WsiError]:
         except UnknownNameError as error:
             yield error
     encoder = _component_name(data, "encoder")
-    if encoder and encoder not in CATALOG and not encoder.startswith(("timm:", "hf-hub:")):
-        yield UnknownNameError(
-            f"unknown encoder '{encoder}'{suggest(encoder, CATALOG)} — "
-            f"known: {', '.join(CATALOG)}, timm:<model>, hf-hub:<org>/<model>"
-        )
+    try:
+        if encoder is not None:
+            check_encoder_name(encoder)
+    except UnknownNameError as error:
+        yield error
 
 
 def _component_name(data: dict[str, Any], path: str) -> str | None:

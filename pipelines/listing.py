@@ -14,7 +14,7 @@ from pydantic_core import PydanticUndefined
 from pipelines.console import Console
 from wsi.aggregators import AGGREGATORS
 from wsi.bags import STORES
-from wsi.encoders import CATALOG
+from wsi.encoders import CATALOG, ENCODERS
 from wsi.objectives import OBJECTIVES
 from wsi.registry import Registry
 from wsi.slides import READERS
@@ -52,17 +52,7 @@ def schema(console: Console) -> int:
 
 def _rows(what: str) -> Iterator[dict[str, Any]]:
     if what == "encoders":
-        for row in CATALOG.values():
-            yield {
-                "name": row.name,
-                "dim": row.dim,
-                "tile_px": row.tile_px,
-                "mpp": row.mpp,
-                "licence": row.licence,
-                "gated": row.gated,
-                "source": row.load,
-                "note": row.note,
-            }
+        yield from _encoders()
     elif what == "metrics":
         from wsi.evaluation import METRICS
 
@@ -79,6 +69,26 @@ def _rows(what: str) -> Iterator[dict[str, Any]]:
             ]
             summary = (thing.__doc__ or "").strip().splitlines()[0]
             yield {"name": name, "summary": summary, "settings": ", ".join(settings)}
+
+
+def _encoders() -> Iterator[dict[str, Any]]:
+    from wsi.encoders.available import availability
+
+    for name in dict.fromkeys([*CATALOG, *ENCODERS.names()]):
+        row = CATALOG.get(name)
+        yield {
+            "name": name,
+            "dim": row and row.dim,
+            "tile_px": row and row.tile_px,
+            "mpp": row and row.mpp,
+            "effective_mpp": row and round(row.effective_mpp, 3),
+            "licence": row and row.licence,
+            "gated": row and row.gated,
+            "cached": availability(Component(name=name), ask=False).cached,
+            "pinned": row and row.pin,
+            "source": row.load if row else "another package",
+            "note": row.note if row else "",
+        }
 
 
 def _setting(parameter: inspect.Parameter, type_name: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from pipelines.account import Account, allowed_quarantined
 from pipelines.console import Console, counted
 from pipelines.contact_sheet import write_sheet
+from pipelines.encoders import ready_encoder
 from pipelines.encoding import Encoding
 from pipelines.extraction import Extraction, Job
 from pipelines.lesions import Regions, count_lesions, read_lesions, report_lesions
@@ -71,6 +72,8 @@ def run(config: Config, options: Options, console: Console) -> int:
     allowed_quarantined(options.allow_quarantined, 0)
     METHODS.check(config.tissue.method.name, config.tissue.method.params)
     plan_pixels(config.pixels)
+    for encoder in config.encoders:
+        ready_encoder(encoder, console, embedding=options.until == "bags")
     groups = _by_tiling(config)
     if not options.dry_run:
         check_writable(options.out)
@@ -114,7 +117,7 @@ def _work(
 ) -> tuple[Work, list[Encoder]]:
     """Return what readers need to know, and the loaded encoders."""
     wanted = names if options.until == "bags" else ()
-    encoders = [load_encoder(name, options.device) for name in wanted]
+    encoders = [load_encoder(name, options.device, config.compute) for name in wanted]
     targets = []
     for encoder in encoders:
         recipe = make_recipe(config, encoder)

@@ -12,6 +12,8 @@ WsiError
 │   │   └── BadTilesError           more tiles of a slide than allowed could not be decoded
 │   └── StainFitError               too little tissue, or not two stains, to normalise by
 ├── EncoderError                    weights are absent, gated or of another shape
+│   ├── WeightsError                a file of weights is not the one that was pinned
+│   └── UnsafeWeightsError          a file of weights holds more than tensors, or claims too much
 ├── BagError
 │   ├── BagMissingError (KeyError)  no valid bag of that id
 │   ├── BagCorruptError             a bag contradicts its sidecar
@@ -124,6 +126,20 @@ class EncoderError(WsiError):
 
     code = "ENCODER"
     exit_code = 2
+
+
+class WeightsError(EncoderError):
+    """A file of weights has another SHA-256 than the catalogue, the hub or the user says."""
+
+    code = "WEIGHTS"
+    exit_code = 5
+
+
+class UnsafeWeightsError(EncoderError):
+    """A file of weights holds anything but tensors, or claims more than it holds."""
+
+    code = "UNSAFE"
+    exit_code = 5
 
 
 class BagError(WsiError):

@@ -303,7 +303,11 @@ class Config(Spec):
     limits: LimitsSpec = LimitsSpec()
     encoder: Annotated[Component | tuple[Component, ...], BeforeValidator(_components)] = Field(
         default=Component(name="texture-v1"),
-        description="built-in, timm:<model> or hf-hub:<org>/<model>; a list shares the reading",
+        description="see `wsi list encoders`; timm:<model>, hf-hub:<org>/<model>; or a list",
+    )
+    compute: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        default="auto",
+        description="what networks compute in; auto: the fastest type native to the device",
     )
     precision: Literal["float16", "float32"] = Field(
         default="float16", description="of stored features"

@@ -31,6 +31,8 @@ COMMANDS = {
     "scan": pipelines.cli.scan,
     "preprocess": pipelines.cli.preprocess,
     "tissue import": pipelines.cli.tissue_import,
+    "encoders check": pipelines.cli.encoders_check,
+    "encoders pull": pipelines.cli.encoders_pull,
     "bags ls": pipelines.cli.bags_ls,
     "bags pack": pipelines.cli.bags_pack,
     "bags verify": pipelines.cli.bags_verify,

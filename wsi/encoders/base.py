@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from wsi.errors import EncoderError
@@ -26,6 +26,7 @@ class EncoderInfo:
         gated: whether the weights are handed out on request only.
         source: where the weights come from.
         note: what a user should know.
+        warning: what must not go unnoticed; programs print it.
     """
 
     name: str
@@ -37,16 +38,29 @@ class EncoderInfo:
     gated: bool
     source: str
     note: str = ""
+    warning: str = ""
+
+    def untrained(self) -> EncoderInfo:
+        """Return the same of a network with random weights, with a warning."""
+        warning = (
+            f"encoder {self.name} has random weights, never trained: its features mean nothing"
+        )
+        return replace(self, warning=warning)
 
 
 class Encoder(ABC):
     """Turns tiles into features, one row per tile, whatever else is in the batch.
 
-    A subclass sets `info` and `fingerprint` and fills in `_embed` and `_input`.
+    A subclass sets `info` and `fingerprint` and fills in `_embed` and `_input`. Several threads may
+    call `embed` at the same time, so `_embed` changes nothing of the encoder.
+
+    Attributes:
+        default_batch: tiles at a time that suit it on a CPU; a GPU takes more.
     """
 
     info: EncoderInfo
     fingerprint: str
+    default_batch: int = 64
     min_tile_px: ClassVar[int] = 1
 
     def embed(self, tiles: Tensor) -> Tensor:
@@ -100,6 +114,7 @@ class Encoder(ABC):
             "licence": self.info.licence,
             "source": self.info.source,
             "note": self.info.note,
+            "compute": "fp32",
             **self._details(),
         }
 
