@@ -100,11 +100,11 @@ def compare(folder: Path, rounds: int) -> None:
     with open_slide(path) as slide:
         corners = locate(slide, config.tissue, recipe.tiling).grid.xy0
     with Crew(1) as crew:
-        supervised(folder / "warm", item, recipe, encoder, crew)
+        supervised(folder / "warm", [item], recipe, encoder, crew)
         ways: dict[str, Callable[[Path], None]] = {
             "plain": lambda out: plain(path, corners, encoder, out),
             "one process": lambda out: in_one_process(path, recipe, encoder, out),
-            "supervised": lambda out: supervised(out, item, recipe, encoder, crew),
+            "supervised": lambda out: supervised(out, [item], recipe, encoder, crew),
         }
         cpu, wall = timed(ways, folder, rounds)
     n = len(corners)
@@ -165,23 +165,33 @@ def in_one_process(path: Path, recipe: Recipe, encoder: Encoder, out: Path) -> N
         embed(slide, located, encoder, recipe, H5Store(out))
 
 
-def supervised(out: Path, item: Surveyed, recipe: Recipe, encoder: Encoder, crew: Crew) -> None:
-    """Take the slide to a bag as the program does."""
+def supervised(
+    out: Path,
+    items: Sequence[Surveyed],
+    recipe: Recipe,
+    encoder: Encoder,
+    crew: Crew,
+    device: str = "cpu",
+) -> dict[str, float]:
+    """Take slides to bags as the program does; return seconds at work by kind."""
     target = Target(recipe, out / "bags")
     work = Work(Config(), PixelPlan(), recipe.tiling, (target,), out, "bags")
     console = Console(hushed=True)
-    account = Account([item], Quarantine(out), console)
+    account = Account(items, Quarantine(out), console)
     with (
         Claims(out / "claims") as claims,
-        Encoding([encoder], "cpu", 1) as encoding,
+        Encoding([encoder], device, 1) as encoding,
         console.progress("tiles", 0) as track,
     ):
-        queue = Queue(work, [item], account, claims, None, retry=False, redo=False)
-        engine = Extraction(work, crew, [encoder], encoding, TileCount(track, 1), lambda: None)
+        queue = Queue(work, items, account, claims, None, retry=False, redo=False)
+        count = TileCount(track, len(items))
+        engine = Extraction(work, crew, [encoder], encoding, count, lambda: None)
         for job, outcome in engine.outcomes(queue):
             if outcome.state != "done":
-                raise SystemExit(f"the slide ended as {outcome}")
+                raise SystemExit(f"a slide ended as {outcome}")
+            account.add(job.item, outcome)
             queue.release(job.item)
+    return account.spent
 
 
 def publish(out: Path, n: int, recipe: Recipe, item: Surveyed) -> None:
