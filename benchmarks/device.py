@@ -1,6 +1,6 @@
 """Print how busy slides keep a GPU: tiles per second, its busy share, and the cores that takes.
 
-Slides as in benchmarks/extract.py, several copies of one; random weights. "alone" is the encoder on
+Slides as in benchmarks/extract.py, several names of one; random weights. "alone" is the encoder on
 tiles that lie in memory already: the limit. "slides" is the whole way of `wsi preprocess --jobs N
 --device cuda`. The busy share is nvidia-smi's, sampled while slides are read.
 
@@ -10,7 +10,7 @@ tiles that lie in memory already: the limit. "slides" is the whole way of `wsi p
 from __future__ import annotations
 
 import argparse
-import shutil
+import json
 import statistics
 import subprocess
 import tempfile
@@ -70,7 +70,7 @@ def main() -> None:
     )
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--jobs", type=int, default=12)
-    parser.add_argument("--slides", type=int, default=8)
+    parser.add_argument("--slides", type=int, default=40)
     parser.add_argument("--encoders", nargs="+", default=ENCODERS)
     options = parser.parse_args()
     if options.device != "cpu":
@@ -110,14 +110,12 @@ def written(folder: Path, n: int) -> list[Path]:
     write_big(first, BIG, (1, 4, 16, 32))
     paths = [first, *(folder / f"{k}.tif" for k in range(1, n))]
     for path in paths[1:]:
-        shutil.copyfile(first, path)
+        path.hardlink_to(first)
     return paths
 
 
 def len_of(sidecar: Path) -> int:
     """Return the tiles of a bag."""
-    import json
-
     return json.loads(sidecar.read_text())["n"]
 
 

@@ -62,9 +62,11 @@ class Encoding:
         self._pending: list[Encoded] = []
         self._todo: queue.SimpleQueue[list[Encoded] | None] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[Encoded] = queue.SimpleQueue()
+        self._copied: queue.SimpleQueue[Encoded] = queue.SimpleQueue()
         self._given = self._taken = 0
         self._awake, self._bell = os.pipe()
-        os.set_blocking(self._bell, False)
+        for descriptor in (self._awake, self._bell):
+            os.set_blocking(descriptor, False)
         n = _DEVICE_THREADS if self._on_device else threads
         self._threads = [
             threading.Thread(target=self._work, daemon=True) for _ in range(n if encoders else 0)
@@ -112,22 +114,24 @@ class Encoding:
 
     def done(self) -> list[Encoded]:
         """Return what was encoded since the last call."""
-        found: list[Encoded] = []
-        if not self._done.empty():
+        return _taken(self._done)
+
+    def copied(self) -> list[Encoded]:
+        """Return pieces whose `tiles` are not looked at any more; call it before `done`."""
+        with contextlib.suppress(BlockingIOError):
             os.read(self._awake, 1 << 16)
-        while not self._done.empty():
-            found.append(self._done.get())
-        return found
+        return _taken(self._copied)
 
     def _work(self) -> None:
         import torch
 
         if not self._on_device:
             torch.set_num_threads(1)  # of this thread; the others are beside it
+        memory = _Memory(self._on_device)
         while (pieces := self._todo.get()) is not None:
             before = time.perf_counter()
             try:
-                self._encode(pieces)
+                self._encode(pieces, memory)
             except BaseException as error:  # told in the caller's thread
                 for piece in pieces:
                     piece.error = error
@@ -135,13 +139,18 @@ class Encoding:
             self._taken += 1
             for piece in pieces:
                 piece.seconds = share * len(piece.tiles)
+                self._copied.put(piece)
                 self._done.put(piece)
             self._ring()
 
-    def _encode(self, pieces: list[Encoded]) -> None:
-        tiles = pieces[0].tiles
-        if len(pieces) > 1:
-            tiles = np.concatenate([piece.tiles for piece in pieces])
+    def _encode(self, pieces: list[Encoded], memory: _Memory) -> None:
+        if self._on_device:
+            tiles = memory.together([piece.tiles for piece in pieces])
+            for piece in pieces:
+                self._copied.put(piece)
+            self._ring()
+        else:
+            (tiles,) = (piece.tiles for piece in pieces)
         cuts = np.cumsum([len(piece.tiles) for piece in pieces])[:-1]
         for k in pieces[0].by:
             features = self._halving(self._encoders[k], tiles)
@@ -166,3 +175,32 @@ class Encoding:
     def _ring(self) -> None:
         with contextlib.suppress(BlockingIOError):  # full: it rings already
             os.write(self._bell, b"x")
+
+
+class _Memory:
+    """Where a thread puts the tiles of a batch together: from pinned memory they travel faster."""
+
+    def __init__(self, is_used: bool) -> None:
+        import torch
+
+        self._is_pinned = is_used and torch.cuda.is_available()
+        self._tensor = torch.empty(0, dtype=torch.uint8)
+
+    def together(self, parts: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        """Return all tiles of `parts` in one array, which the next call uses again."""
+        import torch
+
+        n, shape = sum(map(len, parts)), parts[0].shape[1:]
+        size = n * int(np.prod(shape))
+        if len(self._tensor) < size:
+            self._tensor = torch.empty(size, dtype=torch.uint8, pin_memory=self._is_pinned)
+        tiles = self._tensor.numpy()[:size].reshape(n, *shape)
+        np.concatenate(parts, out=tiles)
+        return tiles
+
+
+def _taken(found: queue.SimpleQueue[Encoded]) -> list[Encoded]:
+    taken: list[Encoded] = []
+    while not found.empty():
+        taken.append(found.get())
+    return taken

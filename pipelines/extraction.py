@@ -191,8 +191,10 @@ class Extraction:
         self._encoding.put(part.encoded)
 
     def _encoded(self) -> Iterator[tuple[Job, Outcome]]:
+        for encoded in self._encoding.copied():
+            if (said := self._said.pop(encoded, None)) is not None:
+                self._crew.free(said)
         for encoded in self._encoding.done():
-            self._crew.free(self._said.pop(encoded))
             job, part = encoded.tag
             if job.dropped:
                 continue
