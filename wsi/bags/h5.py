@@ -27,7 +27,7 @@ class H5Store(BagStore):
 
     def _write_file(self, path: Path, bag: Bag, attributes: Json) -> None:
         arrays = arrays_of(bag)
-        _check_space(path, sum(array.nbytes for array in arrays.values()))
+        check_space(path, sum(array.nbytes for array in arrays.values()))
         with h5py.File(path, "w") as file:
             file.attrs["schema_version"] = SCHEMA
             for name, value in attributes.items():
@@ -96,7 +96,8 @@ def _take(path: Path, place: Place, rows: np.ndarray | slice) -> np.ndarray:
     return np.memmap(path, dtype, "r", offset=offset, shape=shape)[rows]
 
 
-def _check_space(path: Path, needed: int) -> None:
+def check_space(path: Path, needed: int) -> None:
+    """Raise ResourceError unless the disk of `path` has room for `needed` bytes."""
     free = shutil.disk_usage(path.parent).free
     if free < needed + _METADATA_BYTES:
         raise ResourceError(
