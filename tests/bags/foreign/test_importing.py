@@ -334,3 +334,18 @@ def test_what_was_imported_is_kept_and_what_changed_is_imported_again(
     np.testing.assert_array_equal(
         store.read("a").features, archives.tiles(9).features.astype(precision)
     )
+
+
+def test_a_renamed_slide_keeps_its_bag_in_place(archives, tmp_path):
+    from wsi.bags.relink import Move, plan_relinking, relink
+
+    source = archives.trident(tmp_path, {"a": archives.tiles(0)})
+    slide = SimpleNamespace(
+        mpp=(0.25, 0.25), fingerprint="f1", size0=(1, 2), vendor="x", magnification=40.0
+    )
+    store, _ = brought("trident", source, tmp_path / "ours", "foreign", slides={"a": slide})
+    assert list(relink(store, plan_relinking(store, {"b": "f1"}))) == [Move("a", "b")]
+    np.testing.assert_array_equal(store.read("b").features, archives.tiles(0).features)
+    assert [p.name for p in store.root.iterdir()] == ["b.json"]
+    assert (source / "features_uni_v1" / "a.h5").is_file()
+    assert list(store.verify_all()) == []
