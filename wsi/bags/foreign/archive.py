@@ -47,7 +47,7 @@ class ForeignTiling:
     """How an archive says that a slide was tiled.
 
     Attributes:
-        tile_px: edge of a tile as its tool read it.
+        tile_px: edge of a tile as its tool read it; None where nothing says how it was tiled.
         size0: edge of a tile in level-0 pixels; None where only micrometres are known.
         mpp: um per tile pixel as declared, by which slides are compared; None where unknown.
         overlap_px: of neighbouring tiles.
@@ -70,7 +70,7 @@ class Entry:
         features: (N, D) float16 or float32, as `dtype` says.
         coords: (N, 2 or more); x and y come first.
         unit: of the coordinates: level-0 pixels or micrometres.
-        encoder: as the archive or the user names it.
+        encoder: as the archive or the user names it; empty where neither does.
         recorded: of the encoder, for the record: versions, hashes.
         slide_size0: level-0 size (w, h) of the slide where the archive has it.
         mpp0: um per level-0 pixel where the archive has it.
@@ -101,7 +101,7 @@ class Layout(ABC):
         given: what the archive does not say.
 
     Raises:
-        ConfigError: there is no such archive, or what it lacks was not given.
+        ConfigError: there is no such archive, or it holds several and none was chosen.
     """
 
     name: ClassVar[str]

@@ -65,8 +65,6 @@ class ClamLayout(Layout):
 
     def entry(self, path: Path) -> Entry:
         """Return what the files of one slide, and the user, say of it."""
-        if self.given.encoder is None:
-            raise ConfigError("CLAM's features do not name their encoder — give it by --encoder")
         coords = self._coords(path.stem)
         if path.suffix == ".pt":
             return self._of_tensor(path, coords)
@@ -117,12 +115,7 @@ class ClamLayout(Layout):
             return ForeignTiling(int(patch), patch * downsample, mpp, 0.0, {"patch_level": level})
         tile_mpp = given.tile_mpp or given.mpp
         if given.tile_px is None or tile_mpp is None:
-            raise ForeignBagError(
-                f"{path.name}: nothing says how the slide was tiled — add its {_COORDS}/"
-                f"{path.stem}.h5, or give --tile-px and --mpp (--tile-mpp where tiles are not of "
-                "level 0)",
-                "no-tiling",
-            )
+            return ForeignTiling(None, None, None)
         size0 = given.tile_px * tile_mpp / given.mpp if given.mpp else None
         return ForeignTiling(given.tile_px, size0, tile_mpp)
 

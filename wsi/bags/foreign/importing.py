@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -38,6 +37,7 @@ class Outcome:
         status: `imported`, `kept` from an earlier import, `empty` or `refused`.
         code, reason, message: why it was refused, as in errors.
         left_out: rows that were not finite.
+        tiles, dim, dtype: of the features in the archive, where they could be read.
     """
 
     slide_id: str
@@ -46,6 +46,9 @@ class Outcome:
     reason: str = ""
     message: str = ""
     left_out: int = 0
+    tiles: int = 0
+    dim: int = 0
+    dtype: str = ""
 
 
 def import_archive(
@@ -65,15 +68,36 @@ def import_archive(
         ResourceError: the disk is full.
     """
     store.root.mkdir(parents=True, exist_ok=True)
+
+    def work(path: Path) -> Outcome:
+        return _imported(archive, path, store, slides or {}, allow_nonfinite)
+
+    yield from _outcomes(archive, work)
+
+
+def preview(archive: Layout, slides: Slides | None = None) -> Iterator[Outcome]:
+    """Yield what an import would make of each slide as far as its files' heads tell."""
+
+    def work(path: Path) -> Outcome:
+        entry = archive.entry(path)
+        declared(entry, slide_of(slides or {}, entry.slide_id), archive.given, {})
+        status = "imported" if entry.n else "empty"
+        return Outcome(entry.slide_id, status, tiles=entry.n, dtype=entry.dtype, dim=entry.dim)
+
+    yield from _outcomes(archive, work)
+
+
+def _outcomes(archive: Layout, work: Callable[[Path], Outcome]) -> Iterator[Outcome]:
+    """Yield what `work` makes of each file; the trouble of a slide is that slide's."""
     for path in archive.files():
         try:
-            yield _imported(archive, path, store, slides or {}, allow_nonfinite)
+            yield work(path)
         except (UnsafeFileError, ForeignBagError) as error:
             yield Outcome(path.stem, "refused", error.code, error.reason, str(error))
         except (BagError, CohortError) as error:
             yield Outcome(path.stem, "refused", error.code, "not-a-bag", str(error))
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT) or error.filename != str(path):
+            if error.filename != str(path):  # not of this slide: the disk is full, or read-only
                 raise
             message = f"{path.name}: {error.strerror} — check the file and its permissions"
             yield Outcome(path.stem, "refused", "IO", "io-error", message)
@@ -84,8 +108,9 @@ def _imported(
 ) -> Outcome:
     entry = archive.entry(path)
     slide = slide_of(slides, entry.slide_id)
+    seen = Outcome(entry.slide_id, "imported", tiles=entry.n, dim=entry.dim, dtype=entry.dtype)
     if _holds(store, entry, archive, slide):
-        return Outcome(entry.slide_id, "kept")
+        return replace(seen, status="kept")
     source = source_of(entry, archive.root)
     if isinstance(store, ForeignStore):
         source["root"] = str(archive.root.resolve())
@@ -104,13 +129,13 @@ def _imported(
         reason = "no-tiles" if not entry.n else "all-dropped"
         counts = {"planned": entry.n, "non-finite": len(bad)}
         store.write_empty(entry.slide_id, made, reason=reason, counts=counts)
-        return Outcome(entry.slide_id, "empty", reason=reason, left_out=len(bad))
+        return replace(seen, status="empty", reason=reason, left_out=len(bad))
     if isinstance(store, ForeignStore):
         _check_corners(entry, made)
         store.link(entry.slide_id, (entry.n - len(bad), entry.dim), made, bad)
     else:
         _copy(entry, store, made, bad)
-    return Outcome(entry.slide_id, "imported", left_out=len(bad))
+    return replace(seen, left_out=len(bad))
 
 
 def _holds(store: BagStore, entry: Entry, archive: Layout, slide: SlideInfo | None) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from wsi.bags.bag import Json, Provenance
 from wsi.bags.foreign.archive import Entry, Given
-from wsi.errors import ForeignBagError
+from wsi.errors import ConfigError, ForeignBagError
 from wsi.files import sampled_fingerprint, sha256_file
 
 if TYPE_CHECKING:
@@ -89,8 +89,20 @@ def declared(entry: Entry, slide: SlideInfo | None, given: Given, source: Json) 
     """Return the provenance of an imported bag; its encoder is marked as only declared.
 
     Raises:
-        ForeignBagError: the coordinates are micrometres and nothing says how long a pixel is.
+        ConfigError: nothing says which encoder it was.
+        ForeignBagError: nothing says how the slide was tiled, or how long a pixel is where the
+            coordinates are micrometres.
     """
+    if not entry.encoder:
+        raise ConfigError(
+            f"{entry.layout} features do not name their encoder — give it by --encoder"
+        )
+    if entry.tiling.tile_px is None:
+        raise ForeignBagError(
+            f"{entry.slide_id}: nothing says how the slide was tiled — add its file in patches/, "
+            "or give --tile-px and --mpp (--tile-mpp too where tiles are not of level 0)",
+            "no-tiling",
+        )
     mpp0 = mpp0_of(entry, slide, given)
     if mpp0 is None and entry.unit == "um":
         raise ForeignBagError(
