@@ -34,6 +34,9 @@ COMMANDS = {
     "bags ls": pipelines.cli.bags_ls,
     "bags verify": pipelines.cli.bags_verify,
     "bags convert": pipelines.cli.bags_convert,
+    "bags import": pipelines.cli.bags_import,
+    "bags audit": pipelines.cli.bags_audit,
+    "bags relink": pipelines.cli.bags_relink,
     "cohort check": pipelines.cli.cohort_check,
     "splits make": pipelines.cli.splits_make,
     "splits audit": pipelines.cli.splits_audit,
@@ -93,7 +96,7 @@ def test_help_explains_every_option(command: str) -> None:
     for name, parameter in inspect.signature(function).parameters.items():
         if name == "common":
             continue
-        option = f"--{name.replace('_', '-')}"
+        option = f"--{name.replace('_', '-').strip('-')}"
         shown = option if parameter.kind is parameter.KEYWORD_ONLY else name.upper()
         if name == "settings":
             explained = "key=value"
