@@ -150,6 +150,23 @@ def test_looking_at_archives_loads_no_torch(archives, tmp_path):
     subprocess.run([sys.executable, "-c", code, *map(str, words)], check=True, env=os.environ)
 
 
+def test_a_limit_on_tissue_that_an_archive_does_not_record_is_refused(archives, tmp_path, capsys):
+    source = archives.trident(
+        tmp_path, {n: archives.tiles(k) for k, n in enumerate("abcdefghijkl")}
+    )
+    ours, table = tmp_path / "ours", tmp_path / "cohort.csv"
+    assert (
+        run_command(["bags", "import", str(source), "--from", "trident", "--out", str(ours)]) == 0
+    )
+    rows = [f"{s},p{s},{'xy'[k % 2]}" for k, s in enumerate("abcdefghijkl")]
+    table.write_text("\n".join(["slide_id,patient_id,label", *rows]))
+    words = ["train", "data.classes=[x,y]", "split.folds=2", "fit.epochs=1", "--cohort", str(table)]
+    words += ["--bags", str(ours), "--out", str(tmp_path / "run")]
+    assert run_command([*words, "data.min_tissue=0.1", "--dry-run"]) == 5
+    assert "no tissue fractions" in capsys.readouterr().err
+    assert run_command([*words, "--dry-run"]) == 0
+
+
 # -- audit ---------------------------------------------------------------------------------------
 
 
@@ -241,6 +258,7 @@ def test_features_that_differ_are_not_verified_and_the_likely_cause_is_named(
     assert open_store(ours).info("a").provenance.encoder["state"] == "declared"
 
 
+@pytest.mark.slow
 def test_exchanged_axes_and_wrong_sizes_are_recognised(archives, picture, tmp_path, said_json):
     slides = tmp_path / "slides"
     for name in ("a.svs", "site/b.tif"):  # tissue in one corner, so that places differ

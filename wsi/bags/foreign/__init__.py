@@ -5,13 +5,14 @@ from wsi.bags.foreign.audit import Audited, audit_archive, audit_store, summed_u
 from wsi.bags.foreign.exporting import EXPORTS, Exported, export_archive
 from wsi.bags.foreign.importing import Outcome, import_archive, preview
 from wsi.bags.foreign.open import LAYOUTS, layout_at, open_archive
-from wsi.bags.foreign.provenance import DECLARED, VERIFIED, slide_of
+from wsi.bags.foreign.provenance import DECLARED, NOT_RECORDED, VERIFIED, slide_of
 from wsi.bags.foreign.store import ForeignStore
 
 __all__ = [
     "DECLARED",
     "EXPORTS",
     "LAYOUTS",
+    "NOT_RECORDED",
     "VERIFIED",
     "Audited",
     "Entry",

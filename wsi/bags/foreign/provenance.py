@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 DECLARED, VERIFIED = "declared", "verified"
 """States of an imported encoder: as its tool named it, and as found by embedding tiles anew."""
 
+NOT_RECORDED = "not recorded"
+"""Said of tissue fractions that no archive has; the bags hold 1 in their place."""
+
 Slides = Mapping[str, "SlideInfo"]
 Mpp = tuple[float, float]
 
@@ -120,7 +123,7 @@ def declared(entry: Entry, slide: SlideInfo | None, given: Given, source: Json) 
             "state": DECLARED,
             **entry.recorded,
         },
-        tissue={"settings": {"method": f"imported:{entry.layout}"}, "fractions": "not recorded"},
+        tissue={"settings": {"method": f"imported:{entry.layout}"}, "fractions": NOT_RECORDED},
         precision=entry.dtype,
     )
 
