@@ -37,6 +37,7 @@ class AuditOptions:
     recompute: int = 0
     device: str = "cpu"
     settings: tuple[str, ...] = ()
+    dry_run: bool = False
 
 
 def audit_bags(options: AuditOptions, console: Console) -> int:
@@ -94,7 +95,13 @@ def _recomputed(
     from pipelines.recompute import recompute  # embedding needs torch
 
     return recompute(
-        store, slides, options.recompute, options.settings, console, device=options.device
+        store,
+        slides,
+        options.recompute,
+        options.settings,
+        console,
+        device=options.device,
+        dry_run=options.dry_run,
     )
 
 

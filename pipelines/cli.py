@@ -407,6 +407,7 @@ def bags_audit(
     mpp: PositiveMpp | None = None,
     recompute: Annotated[int, Parameter(validator=Number(gte=0))] = 0,
     device: str = "cpu",
+    dry_run: Annotated[bool, Parameter(negative=())] = False,
     common: Common = COMMON,
 ) -> int:
     """Tell what an archive really holds: fields of view, bad rows, mixtures; 5 on errors.
@@ -433,12 +434,16 @@ def bags_audit(
         Embed 32 tiles of up to so many slides again.
     device
         Where the encoder runs: cpu, cuda, cuda:1, mps.
+    dry_run
+        With --recompute: compare, and change no bag.
     """
     from pipelines.bags_audit import AuditOptions, audit_bags
     from wsi.bags.foreign import Given
 
     given = Given(encoder, mpp)
-    options = AuditOptions(folder, from_, given, tuple(slides or ()), recompute, device, settings)
+    options = AuditOptions(
+        folder, from_, given, tuple(slides or ()), recompute, device, settings, dry_run
+    )
     return audit_bags(options, common.console())
 
 

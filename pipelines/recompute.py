@@ -50,6 +50,7 @@ def recompute(
     console: Console,
     *,
     device: str = "cpu",
+    dry_run: bool = False,
 ) -> list[Finding]:
     """Return what embedding up to 32 tiles of up to `n` slides again shows.
 
@@ -80,7 +81,7 @@ def recompute(
                 findings.append(Finding("warning", error.reason, str(error), (info.slide_id,)))
             track.advance(1, info.slide_id)
     findings += _verdict(compared, encoder)
-    if compared and all(each.cosine >= ENOUGH for each in compared):
+    if not dry_run and compared and all(each.cosine >= ENOUGH for each in compared):
         findings.append(_verified(store, infos, make_recipe(config, encoder), compared, console))
     return findings
 

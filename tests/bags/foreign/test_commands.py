@@ -204,7 +204,11 @@ def test_tiles_embedded_again_verify_an_archive(archives, tmp_path, slide_folder
     said_json(*words, *flags)
     before = open_store(ours).read("a")
     assert before.provenance.encoder["state"] == "declared"
-    found = said_json("bags", "audit", ours, "--recompute", 10, "--slides", slide_folder)
+    words_of_audit = ["bags", "audit", ours, "--recompute", 10, "--slides", slide_folder]
+    if flags:
+        assert "verified" not in {f["rule"] for f in said_json(*words_of_audit, "--dry-run")}
+        assert open_store(ours).info("a").provenance == before.provenance
+    found = said_json(*words_of_audit)
     rules = {f["rule"]: f for f in found}
     assert set(rules) == {"field-of-view", "recomputed", "verified"}
     assert rules["verified"]["ids"] == ["a", "b"]

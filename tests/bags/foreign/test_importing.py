@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -108,6 +109,7 @@ def test_bags_in_place_convert_to_bags_of_our_own(archives, tmp_path):
     store, _ = brought("clam", source, tmp_path / "there", "foreign")
     assert list(convert(store, tmp_path / "ours", "h5")) == ["a", "b"]
     ours = open_store(tmp_path / "ours")
+    assert str(tmp_path).encode() not in (tmp_path / "ours" / "a.h5").read_bytes()
     shutil.rmtree(source)
     np.testing.assert_array_equal(ours.read("a").features, archives.tiles(0).features)
     assert ours.info("a").key == store.info("a").key
@@ -349,3 +351,15 @@ def test_a_renamed_slide_keeps_its_bag_in_place(archives, tmp_path):
     assert [p.name for p in store.root.iterdir()] == ["b.json"]
     assert (source / "features_uni_v1" / "a.h5").is_file()
     assert list(store.verify_all()) == []
+
+
+def test_hidden_files_are_passed_over_and_pipes_refused(archives, tmp_path):
+    source = write(archives, "trident", tmp_path)
+    (source / "features_uni_v1" / "._a.h5").write_bytes(b"of another system")
+    os.mkfifo(source / "features_uni_v1" / "pipe.h5")
+    _, outcomes = brought("trident", source, tmp_path / "ours")
+    assert [(o.slide_id, o.reason) for o in outcomes] == [
+        ("a", ""),
+        ("b", ""),
+        ("pipe", "missing-file"),
+    ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -134,6 +134,11 @@ class Layout(ABC):
         return self.names.get(name, name)
 
 
+def visible(paths: Iterable[Path]) -> list[Path]:
+    """Return paths sorted, without those that begin with a dot: what a system or a run left."""
+    return sorted(path for path in paths if not path.name.startswith("."))
+
+
 def folder_of(root: Path, pattern: str, given: str | None, what: str) -> Path:
     """Return the one folder of a pattern in `root` or one below, or that of the encoder given.
 
@@ -146,7 +151,7 @@ def folder_of(root: Path, pattern: str, given: str | None, what: str) -> Path:
     head, _, tail = pattern.partition("*")
     if root.name.startswith(head) and root.name.endswith(tail) and root.is_dir():
         return root
-    found = sorted(p for p in [*root.glob(pattern), *root.glob(f"*/{pattern}")] if p.is_dir())
+    found = visible(p for p in [*root.glob(pattern), *root.glob(f"*/{pattern}")] if p.is_dir())
     names = [p.name.removeprefix(head).removesuffix(tail) for p in found]
     if given is not None and found:
         chosen = [p for p, name in zip(found, names, strict=True) if name == given]

@@ -16,6 +16,7 @@ from wsi.bags.foreign.archive import (
     number,
     pair,
     real_type,
+    visible,
 )
 from wsi.bags.foreign.safe_h5 import attributes, dataset, open_h5
 from wsi.bags.foreign.trident import magnified
@@ -38,7 +39,7 @@ class AtlasPatchLayout(Layout):
 
     def files(self) -> list[Path]:
         """Return one file per slide."""
-        return sorted(self._folder.glob("*.h5"))
+        return visible(self._folder.glob("*.h5"))
 
     def entry(self, path: Path) -> Entry:
         """Return what the file of one slide says of itself, for one encoder."""

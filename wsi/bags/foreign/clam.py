@@ -18,6 +18,7 @@ from wsi.bags.foreign.archive import (
     check_planned,
     number,
     real_type,
+    visible,
 )
 from wsi.bags.foreign.safe_h5 import attributes, dataset, open_h5
 from wsi.bags.foreign.safe_pt import read_tensor
@@ -55,7 +56,8 @@ class ClamLayout(Layout):
     def files(self) -> list[Path]:
         """Return the `.h5` of every slide that has one, else its `.pt`."""
         tensors = {path.stem: path for path in self._folder.glob(f"{_PT}/*.pt")}
-        return sorted((tensors | {p.stem: p for p in self._folder.glob(f"{_H5}/*.h5")}).values())
+        tables = {path.stem: path for path in self._folder.glob(f"{_H5}/*.h5")}
+        return visible((tensors | tables).values())
 
     def passed_over(self) -> Iterator[str]:
         """Yield how many masks there are: pickles, which are never opened."""

@@ -112,8 +112,6 @@ def _imported(
     if _holds(store, entry, archive, slide):
         return replace(seen, status="kept")
     source = source_of(entry, archive.root)
-    if isinstance(store, ForeignStore):
-        source["root"] = str(archive.root.resolve())
     bad = nonfinite_rows(entry)
     if bad and not allow_nonfinite:
         raise ForeignBagError(
@@ -132,7 +130,7 @@ def _imported(
         return replace(seen, status="empty", reason=reason, left_out=len(bad))
     if isinstance(store, ForeignStore):
         _check_corners(entry, made)
-        store.link(entry.slide_id, (entry.n - len(bad), entry.dim), made, bad)
+        store.link(entry.slide_id, (entry.n - len(bad), entry.dim), made, archive.root, bad)
     else:
         _copy(entry, store, made, bad)
     return replace(seen, left_out=len(bad))

@@ -46,6 +46,8 @@ def open_h5(path: Path) -> Iterator[h5py.File]:
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
     """Turn what the library raises over a damaged file into ForeignBagError."""
+    if not path.is_file():  # opening a pipe would wait for ever
+        raise ForeignBagError(f"{path.name}: not a file — check the archive", "missing-file")
     try:
         yield
     except (OSError, RuntimeError, LookupError, ValueError, TypeError) as error:

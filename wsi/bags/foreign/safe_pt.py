@@ -63,6 +63,8 @@ def check_tensor_file(path: Path) -> int:
         UnsafeFileError: it is no zip that holds what it claims, or more than a plain tensor.
         ForeignBagError: it is damaged.
     """
+    if not path.is_file():  # opening a pipe would wait for ever
+        raise ForeignBagError(f"{path.name}: not a file — check the archive", "missing-file")
     if not zipfile.is_zipfile(path):
         # The format before torch 1.6 is a bare pickle that allocates whatever it claims.
         what = "a pickle or a torch file from before 1.6, not a zip"

@@ -14,6 +14,7 @@ from wsi.bags.foreign.archive import (
     check_lengths,
     number,
     real_type,
+    visible,
 )
 from wsi.bags.foreign.safe_h5 import attributes, dataset, open_h5
 from wsi.errors import ConfigError, ForeignBagError
@@ -32,7 +33,7 @@ class StampLayout(Layout):
 
     def files(self) -> list[Path]:
         """Return the files of one extractor, those in folders too."""
-        return sorted(self._folder.rglob("*.h5"))
+        return visible(self._folder.rglob("*.h5"))
 
     def entry(self, path: Path) -> Entry:
         """Return what the file of one slide says of itself."""

@@ -32,13 +32,18 @@ class ForeignStore(BagStore):
     suffix = ".foreign"  # no file has it: all that lies here are sidecars
 
     def link(
-        self, slide_id: str, shape: tuple[int, int], made: Provenance, left_out: Sequence[int] = ()
+        self,
+        slide_id: str,
+        shape: tuple[int, int],
+        made: Provenance,
+        root: Path,
+        left_out: Sequence[int] = (),
     ) -> BagInfo:
         """Publish the sidecar of a bag whose files `made.slide["source"]` names.
 
         Args:
             shape: (N, D) without the rows left out.
-            made: its `slide["source"]` has `root` too, the folder that `file` is below.
+            root: the archive, which the source's file names are below.
             left_out: rows of the file that are no rows of the bag.
         """
         source = made.slide["source"]
@@ -46,7 +51,7 @@ class ForeignStore(BagStore):
             slide_id=slide_id,
             status="done",
             format=self.format,
-            file=source["file"],
+            file=(root.resolve() / source["file"]).as_posix(),
             n=shape[0],
             dim=shape[1],
             dtype=made.precision,
@@ -86,9 +91,9 @@ class ForeignStore(BagStore):
 
     def _read_info(self, path: Path) -> BagInfo:
         info = read_sidecar(path)
-        source = info.provenance.slide.get("source", {})
-        expected = source.get("file") if info.status == "done" else None
-        if info.format != self.format or info.file != expected:
+        named = info.provenance.slide.get("source", {}).get("file", "")
+        whole = info.file is None or (named and info.file.endswith(f"/{named}"))
+        if info.format != self.format or (info.file is None) != (info.n == 0) or not whole:
             raise BagCorruptError(
                 f"{path}: names {info.format} file {info.file} where a {self.format} one belongs "
                 "— keep one format per folder"
@@ -124,7 +129,8 @@ class ForeignStore(BagStore):
 def _files(info: BagInfo) -> list[tuple[Path, Json]]:
     """Return the files of a bag with what is recorded of each, the features' first."""
     source = info.provenance.slide["source"]
-    root, coords = Path(source["root"]), source["coords"]
+    # The root stands in `file` alone: what is copied from here later holds no paths.
+    root, coords = Path(str(info.file).removesuffix(source["file"])), source["coords"]
     own = [(root / coords["file"], coords)] if "file" in coords else []
     return [(root / source["file"], source), *own]
 

@@ -18,6 +18,7 @@ from wsi.bags.foreign.archive import (
     number,
     pair,
     real_type,
+    visible,
 )
 from wsi.bags.foreign.safe_h5 import attributes, dataset, open_h5
 from wsi.errors import ForeignBagError
@@ -38,7 +39,7 @@ class TridentLayout(Layout):
 
     def files(self) -> list[Path]:
         """Return the files of one folder of features."""
-        return sorted(self._folder.glob("*.h5"))
+        return visible(self._folder.glob("*.h5"))
 
     def entry(self, path: Path) -> Entry:
         """Return what the file of one slide says of itself."""
