@@ -201,6 +201,17 @@ def test_chunks_that_were_never_written_are_not_read_as_zeros(tmp_path):
         dataset(file, "features", 2)
 
 
+def test_a_dataset_that_was_never_written_is_not_read_as_zeros(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["more"] = np.zeros(10_000)
+        plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        plan.set_alloc_time(h5py.h5d.ALLOC_TIME_LATE)
+        space = h5py.h5s.create_simple((N, DIM))
+        h5py.h5d.create(file.id, b"features", h5py.h5t.IEEE_F32LE, space, plan)
+    with pytest.raises(ForeignBagError, match="never written"), open_h5(tmp_path / "a.h5") as file:
+        dataset(file, "features", 2)
+
+
 @pytest.mark.parametrize("kept", [0, 100, 600, -1])
 def test_a_file_that_was_cut_off_is_refused(tmp_path, kept):
     path = tmp_path / "a.h5"

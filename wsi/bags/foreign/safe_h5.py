@@ -178,7 +178,9 @@ def _check_held(path: Path, data: h5py.Dataset) -> None:
         _check_chunks(path, data, size, most)
     elif plan.get_layout() == h5py.h5d.CONTIGUOUS:
         offset = data.id.get_offset()
-        if offset is None or offset + claimed > size:
+        if offset is None:
+            raise _never_written(path, f"{data.name} was never written")
+        if offset + claimed > size:
             raise _too_large(path, data, claimed, size)
 
 
@@ -215,11 +217,14 @@ def _check_chunks(path: Path, data: h5py.Dataset, size: int, most: int) -> None:
     if bad or sum(stored) > size:
         raise _too_large(path, data, math.prod(data.shape) * data.dtype.itemsize, size)
     if len(stored) != expected:
-        raise ForeignBagError(
-            f"{path.name}: {len(stored)} of {expected} pieces of {data.name} were written, the "
-            "rest would read as zeros — make the file again",
-            "short",
-        )
+        what = f"{len(stored)} of {expected} pieces of {data.name} were written"
+        raise _never_written(path, what)
+
+
+def _never_written(path: Path, what: str) -> ForeignBagError:
+    return ForeignBagError(
+        f"{path.name}: {what}, what is absent would read as zeros — make the file again", "short"
+    )
 
 
 def _too_large(path: Path, data: h5py.Dataset, claimed: int, size: int) -> UnsafeFileError:
