@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 
 from wsi.bags.foreign.archive import Entry, Place
-from wsi.bags.foreign.safe_h5 import dataset, open_h5, readable
+from wsi.bags.foreign.safe_h5 import dataset, held_h5, readable
 from wsi.bags.foreign.safe_pt import read_tensor
 from wsi.errors import ForeignBagError
 
@@ -37,10 +37,8 @@ def opened(place: Place, kinds: str = "f") -> Iterator[Taker]:
         tensor = read_tensor(place.path)
         yield lambda rows: np.array(tensor[rows])
         return
-    with readable(place.path):
-        file = h5py.File(place.path, "r", locking=False)
-    with file:
-        with open_h5(place.path):
+    with held_h5(place.path) as file:
+        with readable(place.path):
             data = dataset(file, place.name, 2, kinds)
 
         def take(rows: Rows) -> np.ndarray:

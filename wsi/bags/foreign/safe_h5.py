@@ -37,10 +37,21 @@ def open_h5(path: Path) -> Iterator[h5py.File]:
         UnsafeFileError: there are links to elsewhere, external storage or virtual datasets.
         ForeignBagError: it is no readable HDF5 file, or reading fails in the block.
     """
-    # Locks fail on many network file systems, and nothing is written.
-    with readable(path), h5py.File(path, "r", locking=False) as file:
-        _check_objects(path, file)
+    with readable(path), held_h5(path) as file:
         yield file
+
+
+def held_h5(path: Path) -> h5py.File:
+    """Return the file as `open_h5` does, for blocks that also do other things than read it."""
+    with readable(path):
+        # Locks fail on many network file systems, and nothing is written.
+        file = h5py.File(path, "r", locking=False)
+        try:
+            _check_objects(path, file)
+        except BaseException:
+            file.close()
+            raise
+        return file
 
 
 @contextmanager
