@@ -282,7 +282,7 @@ def test_rows_that_are_not_finite_are_refused_or_counted(archives, tmp_path, way
     np.testing.assert_array_equal(store.read("a").features, slides["a"].features[keep])
     np.testing.assert_array_equal(store.read("a").xy0, slides["a"].xy0[keep])
     np.testing.assert_array_equal(store.read("a", [16]).xy0, slides["a"].xy0[[18]])
-    assert store.info("a").counts == {"planned": 40, "non-finite": 2}
+    assert store.info("a").counts == {"planned": 40, "dropped-non-finite": 2}
     assert list(store.verify_all()) == []
 
 

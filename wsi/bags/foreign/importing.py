@@ -14,7 +14,7 @@ from wsi.bags.base import BagStore
 from wsi.bags.foreign.archive import Entry, Layout
 from wsi.bags.foreign.arrays import level0, nonfinite_rows, opened, pieces
 from wsi.bags.foreign.provenance import VERIFIED, Slides, declared, same_files, slide_of, source_of
-from wsi.bags.foreign.store import ForeignStore
+from wsi.bags.foreign.store import NON_FINITE, ForeignStore
 from wsi.errors import (
     BagError,
     BagMissingError,
@@ -125,7 +125,7 @@ def _imported(
     made = declared(entry, slide, archive.given, source)
     if len(bad) == entry.n:
         reason = "no-tiles" if not entry.n else "all-dropped"
-        counts = {"planned": entry.n, "non-finite": len(bad)}
+        counts = {"planned": entry.n, NON_FINITE: len(bad)}
         store.write_empty(entry.slide_id, made, reason=reason, counts=counts)
         return replace(seen, status="empty", reason=reason, left_out=len(bad))
     if isinstance(store, ForeignStore):
@@ -162,7 +162,7 @@ def _copy(entry: Entry, store: BagStore, made: Provenance, left_out: list[int]) 
         opened(entry.coords, "iuf") as coords,
     ):
         if left_out:
-            writer.leave_out(len(left_out), "non-finite")
+            writer.leave_out(len(left_out), NON_FINITE)
         for piece in pieces(entry.n, 4 * entry.dim):
             rows = keep[piece]
             corners = level0(entry.slide_id, coords(piece), _pixel_um(entry, made))

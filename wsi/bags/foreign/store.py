@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,23 @@ import numpy as np
 
 import wsi
 from wsi.bags.bag import Bag, Json, Provenance
-from wsi.bags.base import BagStore, Finding
+from wsi.bags.base import BagStore, Finding, row_numbers
 from wsi.bags.foreign.archive import Place
 from wsi.bags.foreign.arrays import level0, opened
 from wsi.bags.layout import StoredBag
-from wsi.bags.sidecar import BagInfo, read_sidecar, write_sidecar
-from wsi.errors import BagCorruptError, BagError, ForeignBagError, UnsafeFileError
+from wsi.bags.sidecar import (
+    BagInfo,
+    read_sidecar,
+    sidecar_path,
+    sidecar_paths,
+    write_sidecar,
+)
+from wsi.bags.writer import DROPPED
+from wsi.errors import BagCorruptError, BagError, BagMissingError, ForeignBagError
 from wsi.files import sampled_fingerprint, sha256_file
+
+NON_FINITE = f"{DROPPED}non-finite"
+"""Count of rows that were left out for their values."""
 
 
 class ForeignStore(BagStore):
@@ -61,7 +71,7 @@ class ForeignStore(BagStore):
             recipe_key=made.recipe_key,
             provenance=made,
             counts={"planned": shape[0] + len(left_out)}
-            | ({"non-finite": len(left_out)} if left_out else {}),
+            | ({NON_FINITE: len(left_out)} if left_out else {}),
             versions={
                 "wsi": wsi.__version__,
                 "python": platform.python_version(),
@@ -70,6 +80,44 @@ class ForeignStore(BagStore):
         )
         write_sidecar(self.root, info)
         return info
+
+    def read(self, slide_id: str, rows: np.ndarray | slice | None = None) -> Bag:
+        """Return the bag of `slide_id`, or some of its rows, as `BagStore.read` does."""
+        info = self.info(slide_id)
+        if info.status == "empty":
+            raise BagMissingError(f"slide {slide_id} is empty ({info.reason}) — leave it out")
+        problem = self._size_problem(info)
+        if problem is not None:
+            raise self._corrupt(info, problem)
+        return self._bag(info, row_numbers(info, rows))
+
+    def verify(self, slide_id: str) -> list[Finding]:
+        """Return what is wrong with a bag, every byte of its files considered; [] if sound."""
+        return list(self.verify_all([slide_id]))
+
+    def verify_all(
+        self,
+        slide_ids: Iterable[str] | None = None,
+        *,
+        quick: bool = False,
+        looked: Callable[[], None] = lambda: None,
+    ) -> Iterator[Finding]:
+        """Yield what is wrong with the bags, in the order of their names.
+
+        Args:
+            slide_ids: only look at these; else at all sidecars and files of the folder.
+            quick: look at sizes, and at samples where the time of change differs.
+            looked: called after each bag.
+        """
+        chosen = None if slide_ids is None else [sidecar_path(self.root, s) for s in slide_ids]
+        for path in sidecar_paths(self.root) if chosen is None else chosen:
+            finding = self._damage(path, quick)
+            looked()
+            if finding is not None:
+                yield finding
+        for path in self.stray() if chosen is None else ():
+            message = f"{path}: unfinished — remove it and import again"
+            yield Finding(path.name, "temporary", message)
 
     def put(self, bag: Bag, **more: Any) -> BagInfo:
         """Refuse: these folders hold no bags of their own."""
@@ -82,12 +130,7 @@ class ForeignStore(BagStore):
         raise BagError(f"{path}: nothing is written here — give another folder")
 
     def _read_file(self, path: Path, info: BagInfo, rows: np.ndarray | slice) -> StoredBag:
-        try:
-            arrays = _arrays(info, rows)
-        except (ForeignBagError, UnsafeFileError) as error:
-            raise self._corrupt(info, str(error)) from error
-        # The files do not say whose they are: their hash in the sidecar does.
-        return StoredBag(arrays, info.slide_id, info.key)
+        raise BagError(f"{path}: there is no such file — read the bag by its id")
 
     def _read_info(self, path: Path) -> BagInfo:
         info = read_sidecar(path)
@@ -105,19 +148,43 @@ class ForeignStore(BagStore):
             return None
         return next((problem for f, r in _files(info) if (problem := _changed(f, r))), None)
 
-    def _verify_file(self, info: BagInfo) -> list[Finding]:
+    def _damage(self, sidecar: Path, quick: bool) -> Finding | None:
+        """Return what is wrong with one sidecar or the files it points at."""
+        try:
+            info = self._read_info(sidecar)
+        except FileNotFoundError:
+            return Finding(sidecar.name, "missing", f"{sidecar}: no sidecar — import it again")
+        except BagCorruptError as error:
+            return Finding(sidecar.name, "corrupt", str(error))
+        if info.status == "empty":
+            return None
         gone = [path for path, _ in _files(info) if not path.is_file()]
         if gone:
             message = f"{gone[0]}: the file of slide {info.slide_id} is gone — import it again"
-            return [Finding(info.slide_id, "missing", message)]
+            return Finding(info.slide_id, "missing", message)
         try:
-            for path, record in _files(info):
-                if sha256_file(path) != record["sha256"]:
-                    raise self._corrupt(info, f"{path.name} is not what was imported")
-            self._read_checked(info, slice(None))
+            self._check(info, quick)
         except BagCorruptError as error:
-            return [Finding(info.slide_id, "corrupt", str(error))]
-        return []
+            return Finding(info.slide_id, "corrupt", str(error))
+        return None
+
+    def _check(self, info: BagInfo, quick: bool) -> None:
+        problem = self._size_problem(info)
+        if problem is not None:
+            raise self._corrupt(info, problem)
+        if quick:
+            return
+        for path, record in _files(info):
+            if sha256_file(path) != record["sha256"]:
+                raise self._corrupt(info, f"{path.name} is not what was imported")
+        self._bag(info, slice(None))
+
+    def _bag(self, info: BagInfo, rows: np.ndarray | slice) -> Bag:
+        try:
+            # The files do not say whose they are: their hashes in the sidecar do.
+            return StoredBag(_arrays(info, rows), info.slide_id, info.key).bag(info)
+        except BagError as error:
+            raise self._corrupt(info, str(error)) from error
 
     def _corrupt(self, info: BagInfo, problem: str) -> BagCorruptError:
         return BagCorruptError(
