@@ -113,7 +113,7 @@ class BagStore(ABC):
         problem = self._size_problem(info)
         if problem is not None:
             raise self._corrupt(info, problem)
-        return self._read_checked(info, row_numbers(info, rows))
+        return self._read_checked(info, _row_numbers(info, rows))
 
     # -- writing ------------------------------------------------------------------------------
 
@@ -330,8 +330,7 @@ def _versions() -> dict[str, str]:
     return {"wsi": wsi.__version__, "python": platform.python_version(), "numpy": np.__version__}
 
 
-def row_numbers(info: BagInfo, rows: np.ndarray | slice | None) -> np.ndarray | slice:
-    """Return `rows` as a store reads them, or raise BagError where they are no rows of the bag."""
+def _row_numbers(info: BagInfo, rows: np.ndarray | slice | None) -> np.ndarray | slice:
     if rows is None:
         return slice(None)
     if isinstance(rows, slice):

@@ -12,7 +12,7 @@ import numpy as np
 
 import wsi
 from wsi.bags.bag import Bag, Json, Provenance
-from wsi.bags.base import BagStore, Finding, row_numbers
+from wsi.bags.base import BagStore, Finding, _row_numbers
 from wsi.bags.foreign.archive import Place
 from wsi.bags.foreign.arrays import level0, opened
 from wsi.bags.layout import StoredBag
@@ -89,7 +89,7 @@ class ForeignStore(BagStore):
         problem = self._size_problem(info)
         if problem is not None:
             raise self._corrupt(info, problem)
-        return self._bag(info, row_numbers(info, rows))
+        return self._bag(info, _row_numbers(info, rows))
 
     def verify(self, slide_id: str) -> list[Finding]:
         """Return what is wrong with a bag, every byte of its files considered; [] if sound."""
