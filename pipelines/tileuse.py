@@ -10,6 +10,9 @@ from typing import Any
 from pipelines.console import Console
 from pipelines.tilecounts import dropped_words
 from wsi.bags import BagStore, TileFilter
+from wsi.bags.foreign import NOT_RECORDED
+from wsi.errors import BagError
+from wsi.findings import few
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ def tile_use(
     """
     if not tiles:
         return None
+    if tiles.min_tissue > 0:
+        _refuse_unrecorded(store, bag_ids)
     used, left_out, without = 0, Counter[str](), {}
     with console.progress("counting tiles", len(bag_ids)) as track:
         for slide_id, bag_id in bag_ids.items():
@@ -61,3 +66,16 @@ def tile_use(
                 without[slide_id] = f"no tile left by {tiles}"
             track.advance()
     return TileUse(used, left_out, without)
+
+
+def _refuse_unrecorded(store: BagStore, bag_ids: Mapping[str, str]) -> None:
+    # They are stored as 1, by which a limit would seem to hold.
+    without = [
+        slide_id
+        for slide_id, bag_id in bag_ids.items()
+        if store.info(bag_id).provenance.tissue.get("fractions") == NOT_RECORDED
+    ]
+    if without:
+        raise BagError(
+            f"{few(without)}: imported bags have no tissue fractions — set data.min_tissue=0"
+        )

@@ -17,7 +17,9 @@ WsiError
 ├── BagError
 │   ├── BagMissingError (KeyError)  no valid bag of that id
 │   ├── BagCorruptError             a bag contradicts its sidecar
-│   └── BagMismatchError            bags of different tilings or encoders in one set
+│   ├── BagMismatchError            bags of different tilings or encoders in one set
+│   ├── ForeignBagError             another tool's file cannot become a bag
+│   └── UnsafeFileError             a file runs code, leads elsewhere or claims what it cannot hold
 ├── CohortError                     a table is contradictory or incomplete
 │   └── LeakageError                one patient on two sides of a split
 ├── PredictionsError                a predictions table cannot be scored or compared
@@ -165,6 +167,26 @@ class BagMismatchError(BagError):
     """Bags of different tilings, encoders or precisions stand in one set."""
 
     code = "MIXED"
+
+
+class ForeignBagError(BagError):
+    """A slide of another tool's archive cannot become a bag; `reason` is the word in tables."""
+
+    code = "FOREIGN"
+
+    def __init__(self, message: str, reason: str = "unreadable") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class UnsafeFileError(BagError):
+    """A file could run code, leads to other files, or claims more than it can hold."""
+
+    code = "UNSAFE"
+
+    def __init__(self, message: str, reason: str = "unsafe") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class CohortError(WsiError):

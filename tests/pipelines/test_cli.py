@@ -37,6 +37,9 @@ COMMANDS = {
     "bags pack": pipelines.cli.bags_pack,
     "bags verify": pipelines.cli.bags_verify,
     "bags convert": pipelines.cli.bags_convert,
+    "bags import": pipelines.cli.bags_import,
+    "bags audit": pipelines.cli.bags_audit,
+    "bags relink": pipelines.cli.bags_relink,
     "cohort check": pipelines.cli.cohort_check,
     "splits make": pipelines.cli.splits_make,
     "splits audit": pipelines.cli.splits_audit,
@@ -96,7 +99,7 @@ def test_help_explains_every_option(command: str) -> None:
     for name, parameter in inspect.signature(function).parameters.items():
         if name == "common":
             continue
-        option = f"--{name.replace('_', '-')}"
+        option = f"--{name.replace('_', '-').strip('-')}"
         shown = option if parameter.kind is parameter.KEYWORD_ONLY else name.upper()
         if name == "settings":
             explained = "key=value"

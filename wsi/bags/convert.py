@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+from wsi.bags.bag import Provenance
 from wsi.bags.base import BagStore
 from wsi.bags.open import create_store
 from wsi.bags.sidecar import BagInfo
@@ -32,10 +34,28 @@ def _copy(source: BagStore, store: BagStore, info: BagInfo) -> None:
     findings = source.verify(info.slide_id)
     if findings:
         raise BagCorruptError(findings[0].message)
+    copy_bag(source, store, info)
+
+
+def copy_bag(
+    source: BagStore,
+    store: BagStore,
+    info: BagInfo,
+    *,
+    slide_id: str | None = None,
+    provenance: Provenance | None = None,
+) -> None:
+    """Put a bag, or an empty slide, into another store, or back under another name.
+
+    Args:
+        slide_id: the name it gets; its own when not given.
+        provenance: what it is said to be made from; as it is when not given.
+    """
+    slide_id, made = slide_id or info.slide_id, provenance or info.provenance
     if info.status == "empty":
         store.write_empty(
-            info.slide_id,
-            info.provenance,
+            slide_id,
+            made,
             reason=info.reason or "",
             counts=info.counts,
             timings=info.timings,
@@ -43,7 +63,7 @@ def _copy(source: BagStore, store: BagStore, info: BagInfo) -> None:
         )
         return
     store.put(
-        source.read(info.slide_id),
+        replace(source.read(info.slide_id), slide_id=slide_id, provenance=made),
         counts=info.counts,
         timings=info.timings,
         versions=info.versions,

@@ -28,7 +28,7 @@ class H5Store(BagStore):
 
     def _write_file(self, path: Path, bag: Bag, attributes: Json) -> None:
         arrays = arrays_of(bag)
-        _check_space(path, sum(array.nbytes for array in arrays.values()))
+        check_space(path, sum(array.nbytes for array in arrays.values()))
         with h5py.File(path, "w") as file:
             file.attrs["schema_version"] = SCHEMA
             for name, value in attributes.items():
@@ -86,7 +86,8 @@ def _place(file: h5py.File, name: str, size: int, shape: tuple[int, ...], dtype:
     return Plain(shape, data.dtype, (offset,), shape[0])
 
 
-def _check_space(path: Path, needed: int) -> None:
+def check_space(path: Path, needed: int) -> None:
+    """Raise ResourceError unless the disk of `path` has room for `needed` bytes."""
     free = shutil.disk_usage(path.parent).free
     if free < needed + _METADATA_BYTES:
         raise ResourceError(

@@ -18,6 +18,8 @@ STORES = Registry(
     {"h5": "wsi.bags.h5:H5Store", "zarr": "wsi.bags.zarr_zip:ZarrStore"},
     "wsi.stores",
 )
+FOREIGN = "foreign"
+"""Format of bags left where another tool wrote them; none can be made, so none is on offer."""
 
 
 def open_store(path: Path | str, fmt: str | None = None) -> BagStore:
@@ -42,7 +44,7 @@ def open_store(path: Path | str, fmt: str | None = None) -> BagStore:
             f"{root}: holds bags of format {' and '.join(sorted(found))}"
             f"{f', not {fmt}' if fmt else ''} — keep one format per folder, see `wsi bags convert`"
         )
-    return STORES.load(found.pop())(root)
+    return _store_class(found.pop())(root)
 
 
 def any_store(path: Path | str) -> BagStore:
@@ -73,7 +75,7 @@ def create_store(path: Path | str, fmt: str = "h5") -> BagStore:
         BagMismatchError: bags of another format lie there.
     """
     root = Path(path)
-    store = STORES.load(fmt)(root)
+    store = _store_class(fmt)(root)
     if root.exists() and not root.is_dir():
         raise ConfigError(f"{root}: is a file — give a folder for bags")
     others = _formats(root) - {fmt}
@@ -84,6 +86,14 @@ def create_store(path: Path | str, fmt: str = "h5") -> BagStore:
         )
     root.mkdir(parents=True, exist_ok=True)
     return store
+
+
+def _store_class(fmt: str) -> type[BagStore]:
+    if fmt == FOREIGN:
+        from wsi.bags.foreign.store import ForeignStore
+
+        return ForeignStore
+    return STORES.load(fmt)
 
 
 def _recipe_folder(path: Path) -> Path:

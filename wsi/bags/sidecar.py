@@ -29,7 +29,8 @@ class BagInfo:
     Args:
         status: `done`, or `empty` for a slide that was looked at and has no tiles.
         format: name of the store that wrote it.
-        file: the bag's file name beside the sidecar; None when empty.
+        file: the bag's file name beside the sidecar; None when empty. The whole path where the
+            bag was left in another tool's archive.
         n, dim, dtype: shape (N, D) and type of the features; 0 tiles and width when empty.
         bytes, sha256: of the bag file.
         key, recipe_key: see `Provenance`.
