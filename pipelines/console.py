@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -119,8 +120,9 @@ class Console:
             return
         self.log.parent.mkdir(parents=True, exist_ok=True)
         now = datetime.now().astimezone().isoformat(timespec="seconds")
+        line = _without_home(text if level in ("info", "detail") else f"{level}: {text}")
         with self.log.open("a", encoding="utf-8") as handle:
-            handle.write(f"{now} {text if level in ('info', 'detail') else f'{level}: {text}'}\n")
+            handle.write(f"{now} {line}\n")
         self._write({"level": level, "text": text})
 
     def _write(self, entry: dict[str, Any]) -> None:
@@ -130,7 +132,13 @@ class Console:
         now = datetime.now().astimezone().isoformat(timespec="seconds")
         line = json.dumps({"time": now, **entry}, ensure_ascii=False, default=str)
         with self.log.with_suffix(".jsonl").open("a", encoding="utf-8") as handle:
-            handle.write(line + "\n")
+            handle.write(_without_home(line) + "\n")
+
+
+def _without_home(line: str) -> str:
+    """Return a line for logs, which travel: whose machine it was is nobody's business."""
+    home = str(Path.home())
+    return line.replace(home + os.sep, f"~{os.sep}") if home != os.sep else line
 
 
 def _bar(console: RichConsole) -> Progress:

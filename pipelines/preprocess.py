@@ -41,6 +41,7 @@ from wsi.supervision import Crew
 from wsi.tissue import METHODS
 
 _WAIT_S = 2.0  # between looks at what other processes work on
+_BEAT_S = 10.0  # between signs of life
 _OUTPUTS = ("", "tissue", "tiles", "thumbnails", "quarantine")
 
 
@@ -217,7 +218,7 @@ class _Run:
         return self._summary(sheet, lesions)
 
     def _extract(self, stop: Stop, stack: ExitStack) -> None:
-        claims = stack.enter_context(Claims(self.options.out / "claims"))
+        claims = stack.enter_context(self._claims())
         stage = self._stage(stack)
         queue = Queue(
             self.work,
@@ -256,6 +257,11 @@ class _Run:
         while time.monotonic() < until:
             stop.check()
             time.sleep(0.1)
+
+    def _claims(self) -> Claims:
+        ttl = self.work.config.limits.claim_ttl_s
+        beat = min(_BEAT_S, ttl / 10)  # several may be missed
+        return Claims(self.options.out / "claims", ttl_s=ttl, heartbeat_s=beat)
 
     def _stage(self, stack: ExitStack) -> Stage | None:
         if self.options.stage is None:

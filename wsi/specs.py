@@ -171,6 +171,11 @@ class LimitsSpec(Spec):
     memory_gb: Annotated[float, Field(gt=0)] = Field(
         default=8.0, description="memory that reading one slide may ask for"
     )
+    claim_ttl_s: Annotated[float, Field(gt=0)] = Field(
+        default=180.0,
+        description="seconds without a sign of life after which another machine's slides are "
+        "taken over; the same for all processes of an output folder",
+    )
     max_gb: Annotated[float, Field(gt=0)] | None = Field(
         default=None, description="stop cleanly before bags of a run take more than this"
     )

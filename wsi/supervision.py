@@ -187,7 +187,8 @@ class Crew:
         """Start `call(channel, *args)` in an idle child; `key` names the task in its events."""
         child = next((c for c in self._children if c.key is None and c.is_alive), None)
         if child is None:
-            self._children = [c for c in self._children if c.is_alive]
+            # One that died at work stays until its death was heard, or its task would be lost.
+            self._children = [c for c in self._children if c.key is not None or c.is_alive]
             child = _Child(self.limits)
             self.started += 1
             self._children.append(child)
@@ -334,12 +335,14 @@ class _Child:
         """Yield what it has said; at its death, why."""
         try:
             while self.key is not None and self.pipe.poll():
-                yield self._event(*self.pipe.recv())
+                word, value, slot = self.pipe.recv()
+                self._heard = time.monotonic()
+                if word != "begun":
+                    yield self._event(word, value, slot)
         except (EOFError, ConnectionResetError, OSError):
             yield self._died()
 
     def _event(self, word: str, value: Any, slot: int | None) -> Event:
-        self._heard = time.monotonic()
         key = self.key
         if word == "said":
             if slot is None or self._memory is None:
@@ -399,6 +402,7 @@ def serve(descriptor: int, parent: int, memory_bytes: int | None) -> None:
     while True:
         try:
             call, args = channel._next_task()
+            pipe.send(("begun", None, None))  # libraries are imported: now its silence counts
         except (EOFError, OSError):
             return
         if memory_bytes is not None and not limited:
