@@ -187,7 +187,8 @@ class Crew:
         """Start `call(channel, *args)` in an idle child; `key` names the task in its events."""
         child = next((c for c in self._children if c.key is None and c.is_alive), None)
         if child is None:
-            self._children = [c for c in self._children if c.is_alive]
+            # One that died at a task is still to be heard of.
+            self._children = [c for c in self._children if c.key is not None or c.is_alive]
             child = _Child(self.limits)
             self.started += 1
             self._children.append(child)
