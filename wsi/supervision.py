@@ -115,10 +115,10 @@ class Channel:
 
     def slot(self) -> NDArray[np.uint8]:
         """Return the next free piece of shared memory (bytes,); waits until there is one."""
-        while not self._free:
-            self._heard(self._pipe.recv())
         if self._memory is None:
             raise RuntimeError("no shared memory was set up for this task")
+        while not self._free:
+            self._heard(self._pipe.recv())
         return self._memory[self._free[0]]
 
     def send_slot(self, message: Any) -> None:
