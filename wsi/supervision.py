@@ -363,10 +363,9 @@ class _Child:
         self.end()
         if code >= 0:
             return Lost(key, CRASH, f"its decoder ended by itself with code {code}")
-        name = signal.Signals(-code).name
         if -code == signal.SIGKILL:
             return Lost(key, KILLED, "its decoder was killed from outside, or for its memory")
-        return Lost(key, CRASH, f"its decoder crashed ({name})")
+        return Lost(key, CRASH, f"its decoder crashed ({_signal_name(-code)})")
 
     def hung(self) -> Lost:
         """End it, as it has said nothing for too long."""
@@ -382,6 +381,13 @@ class _Child:
             self.process.wait(_END_S)
         self.pipe.close()
         self._memory = None
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # those for real time have numbers only
+        return f"signal {number}"
 
 
 def _plain(channel: Channel, call: Callable[..., Any], item: Any, args: tuple[Any, ...]) -> Any:
