@@ -419,9 +419,19 @@ def serve(descriptor: int, parent: int, memory_bytes: int | None) -> None:
             line = f"{type(error).__name__}: {error}".splitlines()[0]
             answer = ("lost", (BUG, line, traceback.format_exc()), None)
         try:
-            pipe.send(answer)
+            _answer(pipe, answer)
         except (BrokenPipeError, ConnectionResetError):
             return
+
+
+def _answer(pipe: Connection, answer: tuple[Any, ...]) -> None:
+    try:
+        pipe.send(answer)
+    except (BrokenPipeError, ConnectionResetError):
+        raise
+    except Exception as error:  # what a task returned cannot travel: its bug, not the child's end
+        line = f"{type(error).__name__}: {error}".splitlines()[0]
+        pipe.send(("lost", (BUG, line, traceback.format_exc()), None))
 
 
 def _limit_memory(more_bytes: int) -> None:
