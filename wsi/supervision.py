@@ -274,7 +274,9 @@ class _Child:
         self._held: set[int] = set()
         self.pipe, theirs = Pipe()
         # Not by multiprocessing: that runs the caller's main module again in every child.
-        start = f"import sys; sys.path[:] = {sys.path!r}; from wsi.supervision import serve; "
+        # Ctrl-C reaches every process of a terminal, also one that is still starting.
+        start = "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+        start += f"sys.path[:] = {sys.path!r}; from wsi.supervision import serve; "
         start += f"serve({theirs.fileno()}, {os.getpid()}, {limits.memory_bytes})"
         self.process = subprocess.Popen(
             [sys.executable, "-c", start],
