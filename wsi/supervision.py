@@ -212,20 +212,28 @@ class Crew:
             more: further connections or descriptors that end the waiting when they can be read.
         """
         working = [child for child in self._children if child.key is not None]
-        now = time.monotonic()
-        if now - self._looked > _AWAY_S:  # suspended, or at other work: nobody could be heard
-            for child in working:
-                child.excuse(now)
+        now = self._excused(working, self._looked)
         due = min((child.deadline for child in working), default=now + timeout_s)
+        pause = max(0.0, min(timeout_s, due - now))
         pipes = {child.pipe: child for child in working}
-        ready = wait([*pipes, *more], max(0.0, min(timeout_s, due - now)))
+        ready = wait([*pipes, *more], pause)
+        now = self._looked = self._excused(working, now + pause)
+        # Told now: while the caller is busy with what it hears, nobody listens to the others.
+        silent = [c for c in working if now > c.deadline and not c.has_spoken]
         for pipe in ready:
             if pipe in pipes:
                 yield from pipes[pipe].hear()  # pyright: ignore[reportArgumentType]
-        for child in working:
-            if child.key is not None and time.monotonic() > child.deadline:
+        for child in silent:
+            if child.key is not None:
                 yield child.hung()
-        self._looked = time.monotonic()
+
+    def _excused(self, working: Iterable[_Child], expected: float) -> float:
+        """Return the time; late, by suspension or other work, nobody could be heard till now."""
+        now = time.monotonic()
+        if now - expected > _AWAY_S:
+            for child in working:
+                child.excuse(now)
+        return now
 
     def each(
         self, call: Callable[..., Any], items: Iterable[T], *args: Any
@@ -290,6 +298,11 @@ class _Child:
     @property
     def is_alive(self) -> bool:
         return self.process.poll() is None
+
+    @property
+    def has_spoken(self) -> bool:
+        """Return whether there is something to hear, its end included."""
+        return self.pipe.poll()
 
     @property
     def is_blocked(self) -> bool:
