@@ -64,6 +64,7 @@ class Encoding:
         self._done: queue.SimpleQueue[Encoded] = queue.SimpleQueue()
         self._given = self._taken = 0
         self._awake, self._bell = os.pipe()
+        os.set_blocking(self._awake, False)
         os.set_blocking(self._bell, False)
         n = _DEVICE_THREADS if self._on_device else threads
         self._threads = [
@@ -113,7 +114,7 @@ class Encoding:
     def done(self) -> list[Encoded]:
         """Return what was encoded since the last call."""
         found: list[Encoded] = []
-        if not self._done.empty():
+        with contextlib.suppress(BlockingIOError):  # taken already by an earlier call
             os.read(self._awake, 1 << 16)
         while not self._done.empty():
             found.append(self._done.get())
