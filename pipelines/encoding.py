@@ -63,6 +63,7 @@ class Encoding:
         self._todo: queue.SimpleQueue[list[Encoded] | None] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[Encoded] = queue.SimpleQueue()
         self._given = self._taken = 0
+        self._counting = threading.Lock()
         self._awake, self._bell = os.pipe()
         os.set_blocking(self._awake, False)
         os.set_blocking(self._bell, False)
@@ -133,7 +134,8 @@ class Encoding:
                 for piece in pieces:
                     piece.error = error
             share = (time.perf_counter() - before) / sum(len(piece.tiles) for piece in pieces)
-            self._taken += 1
+            with self._counting:
+                self._taken += 1
             for piece in pieces:
                 piece.seconds = share * len(piece.tiles)
                 self._done.put(piece)
