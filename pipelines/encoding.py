@@ -64,9 +64,10 @@ class Encoding:
         self._done: queue.SimpleQueue[Encoded] = queue.SimpleQueue()
         self._copied: queue.SimpleQueue[Encoded] = queue.SimpleQueue()
         self._given = self._taken = 0
+        self._counting = threading.Lock()
         self._awake, self._bell = os.pipe()
-        for descriptor in (self._awake, self._bell):
-            os.set_blocking(descriptor, False)
+        os.set_blocking(self._awake, False)
+        os.set_blocking(self._bell, False)
         n = _DEVICE_THREADS if self._on_device else threads
         self._threads = [
             threading.Thread(target=self._work, daemon=True) for _ in range(n if encoders else 0)
@@ -114,12 +115,12 @@ class Encoding:
 
     def done(self) -> list[Encoded]:
         """Return what was encoded since the last call."""
+        with contextlib.suppress(BlockingIOError):  # taken already by an earlier call
+            os.read(self._awake, 1 << 16)
         return _taken(self._done)
 
     def copied(self) -> list[Encoded]:
-        """Return pieces whose `tiles` are not looked at any more; call it before `done`."""
-        with contextlib.suppress(BlockingIOError):
-            os.read(self._awake, 1 << 16)
+        """Return pieces whose `tiles` nobody looks at any more, since the last call."""
         return _taken(self._copied)
 
     def _work(self) -> None:
@@ -136,7 +137,8 @@ class Encoding:
                 for piece in pieces:
                     piece.error = error
             share = (time.perf_counter() - before) / sum(len(piece.tiles) for piece in pieces)
-            self._taken += 1
+            with self._counting:
+                self._taken += 1
             for piece in pieces:
                 piece.seconds = share * len(piece.tiles)
                 self._copied.put(piece)

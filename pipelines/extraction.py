@@ -191,10 +191,11 @@ class Extraction:
         self._encoding.put(part.encoded)
 
     def _encoded(self) -> Iterator[tuple[Job, Outcome]]:
+        done = self._encoding.done()  # first: it silences the bell, so that a later one is heard
         for encoded in self._encoding.copied():
             if (said := self._said.pop(encoded, None)) is not None:
                 self._crew.free(said)
-        for encoded in self._encoding.done():
+        for encoded in done:
             job, part = encoded.tag
             if job.dropped:
                 continue

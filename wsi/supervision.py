@@ -115,10 +115,10 @@ class Channel:
 
     def slot(self) -> NDArray[np.uint8]:
         """Return the next free piece of shared memory (bytes,); waits until there is one."""
-        while not self._free:
-            self._heard(self._pipe.recv())
         if self._memory is None:
             raise RuntimeError("no shared memory was set up for this task")
+        while not self._free:
+            self._heard(self._pipe.recv())
         return self._memory[self._free[0]]
 
     def send_slot(self, message: Any) -> None:
@@ -212,20 +212,28 @@ class Crew:
             more: further connections or descriptors that end the waiting when they can be read.
         """
         working = [child for child in self._children if child.key is not None]
-        now = time.monotonic()
-        if now - self._looked > _AWAY_S:  # suspended, or at other work: nobody could be heard
-            for child in working:
-                child.excuse(now)
+        now = self._excused(working, self._looked)
         due = min((child.deadline for child in working), default=now + timeout_s)
+        pause = max(0.0, min(timeout_s, due - now))
         pipes = {child.pipe: child for child in working}
-        ready = wait([*pipes, *more], max(0.0, min(timeout_s, due - now)))
+        ready = wait([*pipes, *more], pause)
+        now = self._looked = self._excused(working, now + pause)
+        # Told now: while the caller is busy with what it hears, nobody listens to the others.
+        silent = [c for c in working if now > c.deadline and not c.has_spoken]
         for pipe in ready:
             if pipe in pipes:
                 yield from pipes[pipe].hear()  # pyright: ignore[reportArgumentType]
-        for child in working:
-            if child.key is not None and time.monotonic() > child.deadline:
+        for child in silent:
+            if child.key is not None:
                 yield child.hung()
-        self._looked = time.monotonic()
+
+    def _excused(self, working: Iterable[_Child], expected: float) -> float:
+        """Return the time; late, by suspension or other work, nobody could be heard till now."""
+        now = time.monotonic()
+        if now - expected > _AWAY_S:
+            for child in working:
+                child.excuse(now)
+        return now
 
     def each(
         self, call: Callable[..., Any], items: Iterable[T], *args: Any
@@ -274,7 +282,9 @@ class _Child:
         self._held: set[int] = set()
         self.pipe, theirs = Pipe()
         # Not by multiprocessing: that runs the caller's main module again in every child.
-        start = f"import sys; sys.path[:] = {sys.path!r}; from wsi.supervision import serve; "
+        # Ctrl-C reaches every process of a terminal, also one that is still starting.
+        start = "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+        start += f"sys.path[:] = {sys.path!r}; from wsi.supervision import serve; "
         start += f"serve({theirs.fileno()}, {os.getpid()}, {limits.memory_bytes})"
         self.process = subprocess.Popen(
             [sys.executable, "-c", start],
@@ -288,6 +298,11 @@ class _Child:
     @property
     def is_alive(self) -> bool:
         return self.process.poll() is None
+
+    @property
+    def has_spoken(self) -> bool:
+        """Return whether there is something to hear, its end included."""
+        return self.pipe.poll()
 
     @property
     def is_blocked(self) -> bool:
@@ -365,10 +380,9 @@ class _Child:
         self.end()
         if code >= 0:
             return Lost(key, CRASH, f"its decoder ended by itself with code {code}")
-        name = signal.Signals(-code).name
         if -code == signal.SIGKILL:
             return Lost(key, KILLED, "its decoder was killed from outside, or for its memory")
-        return Lost(key, CRASH, f"its decoder crashed ({name})")
+        return Lost(key, CRASH, f"its decoder crashed ({_signal_name(-code)})")
 
     def hung(self) -> Lost:
         """End it, as it has said nothing for too long."""
@@ -384,6 +398,13 @@ class _Child:
             self.process.wait(_END_S)
         self.pipe.close()
         self._memory = None
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # those for real time have numbers only
+        return f"signal {number}"
 
 
 def _plain(channel: Channel, call: Callable[..., Any], item: Any, args: tuple[Any, ...]) -> Any:
@@ -416,9 +437,19 @@ def serve(descriptor: int, parent: int, memory_bytes: int | None) -> None:
             line = f"{type(error).__name__}: {error}".splitlines()[0]
             answer = ("lost", (BUG, line, traceback.format_exc()), None)
         try:
-            pipe.send(answer)
+            _answer(pipe, answer)
         except (BrokenPipeError, ConnectionResetError):
             return
+
+
+def _answer(pipe: Connection, answer: tuple[Any, ...]) -> None:
+    try:
+        pipe.send(answer)
+    except (BrokenPipeError, ConnectionResetError):
+        raise
+    except Exception as error:  # what a task returned cannot travel: its bug, not the child's end
+        line = f"{type(error).__name__}: {error}".splitlines()[0]
+        pipe.send(("lost", (BUG, line, traceback.format_exc()), None))
 
 
 def _limit_memory(more_bytes: int) -> None:

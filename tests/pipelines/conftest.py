@@ -5,16 +5,19 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
 from pipelines.cli import run_command
 from wsi.bags import Bag, BagStore, Provenance, create_store
+from wsi.supervision import BUG, MEMORY, Ended, Event, Lost, Said
 
 CLASSES = ("normal", "itc", "macro")
 SITES = ("x", "y", "z")
@@ -200,3 +203,91 @@ def said_json(capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
 
 def _no_constant(name: str) -> Any:
     raise AssertionError(f"{name} is no JSON")
+
+
+@dataclass
+class _Heard:
+    """The channel of a task in this process, with as many pieces of memory as it asks for."""
+
+    key: Any
+    slot_bytes: int
+    said: list[Event] = field(default_factory=list)
+    _memory: np.ndarray | None = None
+
+    def send(self, message: Any) -> None:
+        self.said.append(Said(self.key, message))
+
+    def slot(self) -> np.ndarray:
+        self._memory = np.zeros(self.slot_bytes, np.uint8)
+        return self._memory
+
+    def send_slot(self, message: Any) -> None:
+        self.said.append(Said(self.key, message, len(self.said), self._memory))
+
+
+class CrewOfOne:
+    """Stands in for `wsi.supervision.Crew`: tasks are done here, where tests replace functions.
+
+    A task is done when its events are asked for; what ends a process ends the test.
+    """
+
+    blocked = False
+
+    def __init__(self) -> None:
+        self.size = 1
+        self._slot_bytes = 0
+        self._todo: list[tuple[Any, Callable[..., Any], tuple[Any, ...]]] = []
+
+    @property
+    def idle(self) -> int:
+        return self.size - self.busy
+
+    @property
+    def busy(self) -> int:
+        return len(self._todo)
+
+    def share(self, slot_bytes: int) -> None:
+        self._slot_bytes = slot_bytes
+
+    def give(self, key: Any, call: Callable[..., Any], *args: Any) -> None:
+        self._todo.append((key, call, args))
+
+    def free(self, said: Said) -> None:
+        pass
+
+    def drop(self, key: Any) -> None:
+        self._todo = [task for task in self._todo if task[0] != key]
+
+    def events(self, timeout_s: float, *more: Any) -> Iterator[Event]:
+        if not self._todo:
+            return
+        key, call, args = self._todo.pop(0)
+        heard = _Heard(key, self._slot_bytes)
+        try:
+            end: Event = Ended(key, call(heard, *args))
+        except MemoryError:
+            end = Lost(key, MEMORY, "it needs too much memory")
+        except Exception as error:
+            end = Lost(key, BUG, f"{type(error).__name__}: {error}", traceback.format_exc())
+        yield from [*heard.said, end]
+
+    def each(
+        self, call: Callable[..., Any], items: Iterable[Any], *args: Any
+    ) -> Iterator[tuple[Any, Any]]:
+        for item in items:
+            self.give(0, lambda channel, item=item: call(item, *args))
+            (end,) = self.events(0)
+            yield item, end.value if isinstance(end, Ended) else end
+
+    def close(self) -> None:
+        self._todo = []
+
+
+@pytest.fixture
+def crew_of_one(monkeypatch: pytest.MonkeyPatch) -> Iterator[CrewOfOne]:
+    """Slides are opened in this process, so that what a test replaces is what opens them."""
+    crew, threads = CrewOfOne(), cv2.getNumThreads()
+    for command in ("preprocess", "scan"):
+        monkeypatch.setattr(f"pipelines.{command}.readers", lambda *limits: crew)
+    yield crew
+    cv2.setNumThreads(threads)

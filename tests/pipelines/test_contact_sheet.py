@@ -92,7 +92,7 @@ def test_a_run_with_nothing_to_do_writes_the_same_sheet(
     }
     (out / "report.html").unlink()
     times = {p: p.stat().st_mtime_ns for p in (out / "thumbnails").iterdir()}
-    monkeypatch.setattr("pipelines.preprocess.one_slide", None)  # nothing may be taken up again
+    monkeypatch.setattr("pipelines.extraction.read_slide", None)  # nothing may be taken up again
     assert preprocess(mixed, out) == 3
     assert (out / "report.html").read_bytes() == first
     assert {p: p.stat().st_mtime_ns for p in (out / "thumbnails").iterdir()} == times
@@ -177,7 +177,7 @@ def test_what_is_not_as_usual_is_a_flag(tmp_path: Path, picture: Picture) -> Non
 
 
 def test_tiles_that_were_not_embedded_are_told(
-    tmp_path: Path, picture: Picture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, picture: Picture, monkeypatch: pytest.MonkeyPatch, crew_of_one: object
 ) -> None:
     from wsi.slides.openslide_reader import OpenSlideReader
 
@@ -266,7 +266,9 @@ def test_tiles_left_out_are_still_crossed_out_when_drawn_again(
     assert f", {gone} left out : {blur} dropped ({blur} blur)" in card
     text = re.sub(r"<[^>]*>", " ", (out / "report.html").read_text(encoding="utf-8"))
     assert re.search(r"left out above\s+blur 0\.6\s", text)
-    assert preprocess(folder, out, "--until", "tiles") == 0  # the same tiling, nothing crossed out
+    assert preprocess(folder, out, "--until", "tiles") == 0  # the same tiling: drawn already
+    assert (out / "thumbnails" / "s.jpg").read_bytes() == drawn
+    assert preprocess(folder, out, "--until", "tiles", "--redo") == 0  # nothing crossed out
     assert (out / "thumbnails" / "s.jpg").read_bytes() != drawn
     assert preprocess(folder, out, limit) == 0
     assert cards_of(out)["s"] == card

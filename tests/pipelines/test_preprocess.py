@@ -137,8 +137,10 @@ def test_pictures_and_shapes_stand_beside_the_bags(finished: Path) -> None:
 
 def test_nothing_is_left_lying_about(finished: Path) -> None:
     top = {p.name for p in finished.iterdir()}
-    logs = {"run.log", "run.jsonl"}
-    assert top == {"bags", "tiles", "tissue", "thumbnails", "slides.csv", "report.html"} | logs
+    beside = {"slides.csv", "report.html", "log", "claims"}
+    assert top == {"bags", "tiles", "tissue", "thumbnails"} | beside
+    assert not list((finished / "claims").iterdir())
+    assert sorted(p.suffix for p in (finished / "log").iterdir()) == [".jsonl", ".log"]
     assert not [p for p in finished.rglob("*") if p.name.startswith((".tmp", "."))]
 
 
@@ -266,7 +268,7 @@ def test_a_dry_run_counts_slides_that_would_need_upsampling_as_not_ready(
 
 
 def test_what_a_scan_found_is_not_opened_by_preprocess(
-    slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crew_of_one: object
 ) -> None:
     out = tmp_path / "out"
     assert run_command(["scan", str(slides), "--out", str(out / "slides.csv")]) == 0

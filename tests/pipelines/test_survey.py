@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import child_tasks
 import numpy as np
 import openslide
 import pytest
@@ -31,6 +30,7 @@ from wsi.errors import ConfigError
 from wsi.slides import SlideFile, open_slide, stamp_of
 from wsi.slides.dress import pyramid, write_slide
 from wsi.specs import SlidesSpec
+from wsi.supervision import Crew
 
 SPEC = SlidesSpec()
 Look = Callable[..., list[Surveyed]]
@@ -56,12 +56,14 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.fixture
-def look(tmp_path: Path) -> Look:
-    """Survey sources, with OUT/slides.csv kept."""
+def look(tmp_path: Path, crew_of_one: Any) -> Look:
+    """Survey sources in this process, with OUT/slides.csv kept."""
 
-    def of(*sources: Path, spec: SlidesSpec = SPEC, **options) -> list[Surveyed]:
+    def of(
+        *sources: Path, spec: SlidesSpec = SPEC, crew: Any = crew_of_one, **options
+    ) -> list[Surveyed]:
         options = {"slides_csv": tmp_path / "out" / "slides.csv"} | options
-        return survey(listed_slides(sources), spec, Console(hushed=True), **options)
+        return survey(listed_slides(sources), spec, Console(hushed=True), crew, **options)
 
     return of
 
@@ -314,35 +316,25 @@ def test_a_file_that_grows_while_it_is_looked_at_waits(slides: Path, whole: bool
 # -- side by side --------------------------------------------------------------------------------
 
 
-@contextmanager
-def forked(n: int) -> Iterator[ProcessPoolExecutor]:
-    """Give processes that start at once and know what a test has replaced."""
-    with ProcessPoolExecutor(n, multiprocessing.get_context("fork")) as pool:
-        yield pool
-
-
-def test_order_and_facts_are_those_of_one_process(
-    slides: Path, look: Look, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(under_test, "processes", forked)
+def test_order_and_facts_are_those_of_one_process(slides: Path, look: Look) -> None:
     for k in range(18):
         shutil.copy2(slides / "a.svs", slides / f"s{k}.svs")
     (slides / "s3.svs").write_bytes(b"")
-    assert look(slides, jobs=2, slides_csv=None) == look(slides, slides_csv=None)
+    with Crew(2) as crew:
+        two = look(slides, crew=crew, slides_csv=None)
+        assert crew.started == 2
+    assert two == look(slides, slides_csv=None)
 
 
 def test_a_slide_that_kills_its_process_is_found(
     slides: Path, look: Look, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def deadly(path: Path, *words, **more):
-        if path.name == "b.tif":
-            os._exit(139)
-        return open_slide(path, *words, **more)
-
-    monkeypatch.setattr(under_test, "open_slide", deadly)
-    monkeypatch.setattr(under_test, "processes", forked)
-    found = look(slides, jobs=2)
+    monkeypatch.setattr(under_test, "_look", child_tasks.look_and_die_of_b)
+    with Crew(2) as crew:
+        found = look(slides, crew=crew)
+        assert crew.started > 2  # those that died were replaced
     assert states(found) == {"a": "ok", "glass": "ok", "site/b": "decoder-crash", "site/c": "ok"}
+    assert "b.tif: its decoder ended by itself with code 139 — " in found[2].reason
 
 
 # -- what is never opened ------------------------------------------------------------------------

@@ -268,6 +268,7 @@ def test_the_origin_is_that_of_the_bounds_unless_said_otherwise(
     slide_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    crew_of_one: object,
     origin: str,
     shift: tuple[int, int],
 ) -> None:
