@@ -20,7 +20,7 @@ from wsi.findings import few
 
 _TABLE_S = 5.0  # how often quarantine.csv is written while slides come in
 _DAMAGED = ("damaged-profile", "not-an-rgb-profile")
-STAGES = ("locate", "read", "decode", "resize", "colour", "score", "encode", "write")
+STAGES = ("locate", "hash", "read", "decode", "resize", "colour", "score", "encode", "write")
 """What time is spent on, in the order a slide goes through it."""
 
 

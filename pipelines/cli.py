@@ -172,6 +172,7 @@ def preprocess(
     stage: Path | None = None,
     stage_gb: Annotated[float, Parameter(validator=Number(gt=0))] = 100.0,
     wait: Annotated[bool, Parameter(negative=())] = False,
+    recheck_slides: Annotated[bool, Parameter(negative=())] = False,
     dry_run: Annotated[bool, Parameter(negative=())] = False,
     common: Common = COMMON,
 ) -> int:
@@ -213,6 +214,8 @@ def preprocess(
         How much room such copies may take; they are removed when read, and at the end.
     wait
         Stay until slides are done that other processes work on, and take over what they leave.
+    recheck_slides
+        Open all slides, also those whose size and date are as slides.csv knows them.
     dry_run
         Say what would be done: slides, tiles, GB, what is unresolved.
     """
@@ -241,6 +244,7 @@ def preprocess(
         stage=stage,
         stage_gb=stage_gb,
         wait=wait,
+        recheck_slides=recheck_slides,
     )
     config, console = load_config(words), common.console(None if dry_run else process_log(out))
     if idle := idle_in_preprocessing(words):

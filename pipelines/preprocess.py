@@ -65,6 +65,7 @@ class Options:
     stage: Path | None = None
     stage_gb: float = 100.0
     wait: bool = False
+    recheck_slides: bool = False
 
 
 def run(config: Config, options: Options, console: Console) -> int:
@@ -151,6 +152,7 @@ def _survey(
         settle=options.settle,
         slides_csv=options.out / "slides.csv",
         keep=not options.dry_run,
+        recheck=options.recheck_slides,
     )
     for line in unresolved_lines(found):
         console.warn(line)

@@ -100,7 +100,7 @@ class Surveyed:
 
 def settings_key(file: SlideFile, spec: SlidesSpec) -> str:
     """Return what decides about a slide beside its file: table, settings, versions."""
-    asked = spec.model_dump(mode="json", exclude={"no_mpp"})
+    asked = spec.model_dump(mode="json", exclude={"no_mpp", "sha256"})
     versions = [wsi.__version__, openslide.__library_version__]
     return sha256_json([file.mpp, asked, versions])[:16]
 

@@ -20,6 +20,7 @@ from pipelines.slides_csv import Surveyed
 from wsi.bags import BagStore, create_store
 from wsi.errors import BadTilesError, NeedsUpsamplingError, RegionError, ResourceError, SlideError
 from wsi.extract import DEFAULT_BATCH, BagPlan, Located, Recipe, Tiling, locate, plan_bag
+from wsi.files import sha256_file
 from wsi.pixels import PixelPlan, PixelSteps, fit_pixels
 from wsi.prepared import Preparation
 from wsi.slides import Slide, open_slide
@@ -179,8 +180,10 @@ class _Reading:
     def _hand_over(self, located: Located, steps: PixelSteps, wanted: tuple[int, ...]) -> None:
         """Send the plan of each bag, then the tiles that any of them lacks."""
         work, slide, grid = self._work, self._slide, located.grid
+        known = self._hashed()
         plans = [
-            plan_bag(slide, located, work.targets[k].recipe, work.store(k), steps) for k in wanted
+            plan_bag(slide, located, work.targets[k].recipe, work.store(k), steps, known)
+            for k in wanted
         ]
         self._channel.send(Planned(tuple(plans)))
         if not len(grid):
@@ -212,6 +215,15 @@ class _Reading:
         if not kept.all():
             tissue = work.config.tissue
             show_left_out(work.out, slide, tissue, located, work.tiling, grid.xy0[kept])
+
+    def _hashed(self) -> dict[str, str]:
+        """Return the hash of the whole slide file, where it is asked for."""
+        if not self._work.config.slides.sha256:
+            return {}
+        before = time.perf_counter()
+        known = {"sha256": sha256_file(self._slide.info.path)}
+        self._spent["hash"] = time.perf_counter() - before
+        return known
 
     def _place(self, shape: tuple[int, int, int, int]) -> NDArray[np.uint8]:
         size = int(np.prod(shape))

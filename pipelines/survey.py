@@ -110,6 +110,7 @@ def survey(
     settle: float = 0.0,
     slides_csv: Path | None = None,
     keep: bool = True,
+    recheck: bool = False,
 ) -> list[Surveyed]:
     """Return every slide's facts, in the order of `sources`, for any number of jobs.
 
@@ -121,16 +122,18 @@ def survey(
         settle: a file that changed less than so many seconds ago counts as being written.
         slides_csv: read before, and written when done; now and then also before that.
         keep: False leaves `slides_csv` as it is.
+        recheck: open all slides, whatever is known of them.
 
     Raises:
         ConfigError: `slides_csv` is something else, or its resolutions were edited.
     """
     earlier = _earlier_rows(slides_csv, sources)
+    known = () if recheck else (sources.rows, earlier)
     found: dict[int, Surveyed] = {}
     todo: list[tuple[int, SlideFile, FileStamp | None]] = []
     for index, file in enumerate(sources.files):
         stamp = stamp_of(file.path)
-        item = _settling(file, stamp, settle) or _recalled(file, stamp, spec, sources.rows, earlier)
+        item = _settling(file, stamp, settle) or _recalled(file, stamp, spec, *known)
         if item is not None:
             found[index] = item
         else:

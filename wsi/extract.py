@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
@@ -208,16 +208,23 @@ class BagPlan:
 
 
 def plan_bag(
-    slide: Slide, located: Located, recipe: Recipe, store: BagStore, steps: PixelSteps
+    slide: Slide,
+    located: Located,
+    recipe: Recipe,
+    store: BagStore,
+    steps: PixelSteps,
+    known: Mapping[str, str] | None = None,
 ) -> BagPlan:
     """Return what the bag of a slide will hold.
 
     Args:
         store: where an earlier bag of the slide may lie, whose tiles are used again.
         steps: the recipe's pixel steps fitted to this slide.
+        known: what else to record of the slide file, such as its `sha256`.
     """
     grid, slide_id = located.grid, slide.info.slide_id
     made = recipe.provenance(slide.info, located, steps=steps)
+    made = replace(made, slide=made.slide | dict(known or {}))
     if not len(grid):
         found = located.tissue.mask.any()
         reason = "no-tile-with-enough-tissue" if found else "no-tissue"
@@ -279,15 +286,17 @@ class BagInProgress:
             self._rows.append(part.rows[new], features[new], scores)
 
     def finish(self) -> BagInfo:
-        """Publish the bag and return its sidecar.
+        """Publish the bag and return its sidecar; a bag of the same key that is there stays.
 
         Raises:
             BagError: parts are missing.
         """
-        self._rows.finish()
-        self._writer.timings.update(self.timings)
-        self._undo.close()
-        return self._store.info(self._plan.slide_id)
+        slide_id = self._plan.slide_id
+        if not self._store.holds(slide_id, self._plan.made.key):  # else another process was quicker
+            self._rows.finish()
+            self._writer.timings.update(self.timings)
+            self._undo.close()
+        return self._store.info(slide_id)
 
 
 def embed(

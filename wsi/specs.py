@@ -74,6 +74,11 @@ class SlidesSpec(Spec):
         default="auto",
         description="auto: the fast TIFF reader where it gives OpenSlide's pixels, bit by bit",
     )
+    sha256: bool = Field(
+        default=False,
+        description="record the hash of whole slide files: `wsi bags verify --slides` then finds "
+        "any change of a slide, not only a replaced one",
+    )
     use_magnification: bool = Field(
         default=False,
         description="allow 10 / objective power as a resolution when nothing better is known",
