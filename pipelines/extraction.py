@@ -220,14 +220,15 @@ class Extraction:
             yield self._published(job, job.read)
 
     def _published(self, job: Job, read: Outcome) -> tuple[Job, Outcome]:
-        infos = list(job.empty)
+        before = time.perf_counter()
+        spent = {**read.spent, **job.spent}
         for bag in job.bags:
-            before = time.perf_counter()
-            spent = {**read.spent, **job.spent}
             bag.timings.update({f"{name}_s": round(s, 3) for name, s in spent.items()})
-            infos.append(bag.finish())
-            job.spent["write"] += time.perf_counter() - before
-        job.bags = []
+        try:
+            infos = job.empty + [bag.finish() for bag in job.bags]
+        except BagError as error:
+            return self._ended(job, Outcome(job.slide_id, "bag-error", str(error)))
+        job.spent["write"] += time.perf_counter() - before
         outcome = _outcome(read, infos[0], job.spent)
         files = sum(info.status == "done" for info in infos)
         outcome = replace(outcome, bytes=sum(info.bytes for info in infos), files=files)
