@@ -62,6 +62,7 @@ def _reserve(file: h5py.File, name: str, array: np.ndarray) -> int:
     layout.set_layout(h5py.h5d.CONTIGUOUS)
     layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    layout.set_obj_track_times(False)  # the same bag has the same bytes, whenever it is made
     space = h5py.h5s.create_simple(array.shape)
     kind = h5py.h5t.py_create(array.dtype, logical=True)
     return h5py.h5d.create(file.id, name.encode(), kind, space, layout).get_offset()
