@@ -247,6 +247,8 @@ class _Run:
         self.account.add(job.item, outcome, is_ours=queue.is_ours(job.item))
         queue.release(job.item)
         self.written.add(outcome)
+        if len(self.account.states) < len(self.found):
+            self.written.check()
 
     def _wait(self, stop: Stop) -> None:
         until = time.monotonic() + _WAIT_S
@@ -336,13 +338,12 @@ class _Written:
         self._bytes = self._files = 0
 
     def add(self, outcome: Outcome) -> None:
-        """Count what a slide has taken.
-
-        Raises:
-            ResourceError: that is all a run may take.
-        """
+        """Count what a slide has taken."""
         self._bytes += outcome.bytes
         self._files += outcome.files
+
+    def check(self) -> None:
+        """Raise ResourceError when that is all a run may take."""
         max_gb, max_files = self._limits.max_gb, self._limits.max_files
         if max_gb is not None and self._bytes >= max_gb * 1e9:
             raise ResourceError(
