@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,6 +52,13 @@ def accept(store: H5Store) -> None:
     path = store.root / "a.h5"
     info = replace(store.info("a"), bytes=path.stat().st_size, sha256=sha256_file(path))
     write_sidecar(store.root, info)
+
+
+def test_equal_bags_have_equal_bytes_whenever_they_are_made(store, bag, tmp_path):
+    time.sleep(1.1)  # HDF5 counts in seconds
+    later = H5Store(tmp_path / "later")
+    later.put(bag)
+    assert (later.root / "a.h5").read_bytes() == (store.root / "a.h5").read_bytes()
 
 
 def test_plain_h5py_reads_features_and_coords_by_the_usual_names(store, bag):
