@@ -200,12 +200,15 @@ class _Run:
             redo, allowed = self.options.redo, self.options.max_bad_tiles
             check = redo_changed if redo else refuse_changed
             check(self.work, k, self.found, allowed)
-        self._collect()
+        n = self._collect()
+        if n:
+            self.console.say(f"{counted(n, 'unfinished file')} of killed runs removed")
         try:
             with stoppable() as stop, ExitStack() as stack:
                 self._extract(stop, stack)
         finally:
             self.account.close()
+            self._collect()  # what readers wrote that were ended: by a crash, or with this run
         draw_unusable(self.found, self.work, self.crew, self.console)
         draw_done(self.account.kept, self.work, self.crew, self.console)
         lesions = self._lesions()
@@ -261,14 +264,12 @@ class _Run:
             return None
         return stack.enter_context(Stage(self.options.stage, round(self.options.stage_gb * 1e9)))
 
-    def _collect(self) -> None:
-        """Remove what processes that were killed have left unfinished."""
+    def _collect(self) -> int:
+        """Remove what processes that were killed have left unfinished, and return how much."""
         out = self.options.out
         folders = [out / name for name in _OUTPUTS]
         folders += [target.bags for target in self.work.targets]
-        n = sum(len(collect_temporaries(folder)) for folder in folders if folder.is_dir())
-        if n:
-            self.console.say(f"{counted(n, 'unfinished file')} of killed runs removed")
+        return sum(len(collect_temporaries(folder)) for folder in folders if folder.is_dir())
 
     def _say_todo(self, queue: Queue) -> None:
         kept = len(self.account.states) - self.account.count("quarantined")
