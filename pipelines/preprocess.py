@@ -206,12 +206,15 @@ class _Run:
             redo, allowed = self.options.redo, self.options.max_bad_tiles
             check = redo_changed if redo else refuse_changed
             check(self.work, k, self.found, allowed)
-        self._collect()
+        n = self._collect()
+        if n:
+            self.console.say(f"{counted(n, 'unfinished file')} of killed runs removed")
         try:
             with stoppable() as stop, ExitStack() as stack:
                 self._extract(stop, stack)
         finally:
             self.account.close()
+            self._collect()  # what readers wrote that were ended: by a crash, or with this run
         draw_unusable(self.found, self.work, self.crew, self.console)
         draw_done(self.account.kept, self.work, self.crew, self.console)
         lesions = self._lesions()
@@ -253,6 +256,8 @@ class _Run:
         self.account.add(job.item, outcome, is_ours=queue.is_ours(job.item))
         queue.release(job.item)
         self.written.add(outcome)
+        if len(self.account.states) < len(self.found):
+            self.written.check()
 
     def _wait(self, stop: Stop) -> None:
         until = time.monotonic() + _WAIT_S
@@ -270,14 +275,12 @@ class _Run:
             return None
         return stack.enter_context(Stage(self.options.stage, round(self.options.stage_gb * 1e9)))
 
-    def _collect(self) -> None:
-        """Remove what processes that were killed have left unfinished."""
+    def _collect(self) -> int:
+        """Remove what processes that were killed have left unfinished, and return how much."""
         out = self.options.out
         folders = [out / name for name in _OUTPUTS]
         folders += [target.bags for target in self.work.targets]
-        n = sum(len(collect_temporaries(folder)) for folder in folders if folder.is_dir())
-        if n:
-            self.console.say(f"{counted(n, 'unfinished file')} of killed runs removed")
+        return sum(len(collect_temporaries(folder)) for folder in folders if folder.is_dir())
 
     def _say_todo(self, queue: Queue) -> None:
         kept = len(self.account.states) - self.account.count("quarantined")
@@ -347,13 +350,12 @@ class _Written:
         self._bytes = self._files = 0
 
     def add(self, outcome: Outcome) -> None:
-        """Count what a slide has taken.
-
-        Raises:
-            ResourceError: that is all a run may take.
-        """
+        """Count what a slide has taken."""
         self._bytes += outcome.bytes
         self._files += outcome.files
+
+    def check(self) -> None:
+        """Raise ResourceError when that is all a run may take."""
         max_gb, max_files = self._limits.max_gb, self._limits.max_files
         if max_gb is not None and self._bytes >= max_gb * 1e9:
             raise ResourceError(

@@ -54,6 +54,13 @@ def accept(store: H5Store) -> None:
     write_sidecar(store.root, info)
 
 
+def test_equal_bags_have_equal_bytes_whenever_they_are_made(store, bag, tmp_path):
+    time.sleep(1.1)  # HDF5 counts in seconds
+    later = H5Store(tmp_path / "later")
+    later.put(bag)
+    assert (later.root / "a.h5").read_bytes() == (store.root / "a.h5").read_bytes()
+
+
 def test_plain_h5py_reads_features_and_coords_by_the_usual_names(store, bag):
     with h5py.File(store.root / "a.h5", "r") as file:
         assert sorted(file) == ["blur", "coords", "features", "fold", "pen", "tissue"]

@@ -161,6 +161,7 @@ def test_a_dicom_series_is_copied_whole_and_opens(shared: Stage) -> None:
 # -- room --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_bound_is_never_exceeded(tmp_path: Path, put_slide: Put) -> None:
     rng = random.Random(0)
     slides = [put_slide(tmp_path / "in" / f"{i}.svs", rng.randrange(3 * MB)) for i in range(40)]
@@ -401,6 +402,7 @@ def test_a_disk_that_fills_up_while_copying_is_no_trouble(
         assert files_below(disk) == []
 
 
+@pytest.mark.slow
 def test_a_copier_that_was_killed_is_replaced_and_tries_again(
     folder: Path, tmp_path: Path, put_slide: Put, wait_until: Wait, copier_of: Copier
 ) -> None:
@@ -446,6 +448,7 @@ def test_a_copier_that_cannot_live_is_given_up(
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_copier_that_hangs_is_replaced(
     folder: Path, tmp_path: Path, put_slide: Put, copier_of: Copier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -453,8 +456,8 @@ def test_a_copier_that_hangs_is_replaced(
     third = put_slide(tmp_path / "c.svs", MB)
     with Stage(folder, 10 * MB) as stage:
         assert stage.get(first) != first
-        monkeypatch.setattr("wsi.staging.stage._SILENCE", 1)
         copier_of(os.getpid(), folder).suspend()
+        monkeypatch.setattr("wsi.staging.stage._SILENCE", 1)
         assert stage.get(second) == second
         assert "died or hung" in stage.notes[second]
         monkeypatch.undo()
