@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.cli import run_command
-from tests.faults.conftest import Start, bags, leftovers
+from tests.faults.conftest import SETTINGS, Start, bags, leftovers
 
 Slides = Callable[[int], Path]
 
@@ -64,7 +64,7 @@ def test_a_full_disk_keeps_what_is_done_and_a_rerun_ends_the_rest(
     calm = start(slides, tmp_path / "calm")
     assert calm.wait() == 0
     golden = bags(tmp_path / "calm")
-    for kb in (64, 300, 800, 1200):
+    for kb in (64, 300, 1800, 2600):
         line = full(start, slides, golden, tmp_path / f"{kb}", kb)
         assert line.startswith("error[NOSPACE]: ")
         assert " — " in line
@@ -98,10 +98,11 @@ def test_a_folder_closed_to_writing_is_told_before_any_slide_is_read(
 
 
 def test_a_flipped_bit_in_a_bag_is_named(
-    start: Start, small_slides: Slides, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small_slides: Slides, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert start(small_slides(2), out).wait() == 0
+    places = ["--slides", str(small_slides(2)), "--out", str(out)]
+    assert run_command(["preprocess", *places, *SETTINGS]) == 0
     (folder,) = (out / "bags").iterdir()
     assert run_command(["bags", "verify", str(folder)]) == 0
     capsys.readouterr()

@@ -71,8 +71,7 @@ def damaged(start: Start, tmp_path: Path, n: int, seed: int) -> None:
     assert max(growth.values()) < 300
 
 
-@pytest.mark.slow
-def test_a_few_damaged_slides(start: Start, tmp_path: Path) -> None:
+def test_26_damaged_slides(start: Start, tmp_path: Path) -> None:
     damaged(start, tmp_path, 26, 1)
 
 

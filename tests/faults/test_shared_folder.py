@@ -55,6 +55,7 @@ def together(start: Start, slides: Path, tmp_path: Path, n: int, processes: int)
     print(f"{n} slides by {processes} processes {shares}, {wasted} made twice")
 
 
+@pytest.mark.slow
 def test_two_processes_make_every_slide_once(
     start: Start, small_slides: Slides, tmp_path: Path
 ) -> None:

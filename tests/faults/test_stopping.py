@@ -38,7 +38,11 @@ def stopped(start: Start, slides: Path, out: Path, number: int, after_s: float) 
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["term", "int"]
+    ("number", "code"),
+    [
+        pytest.param(signal.SIGTERM, 143, id="term"),
+        pytest.param(signal.SIGINT, 130, id="int", marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_ends_a_run_cleanly(
     start: Start, small_slides: Slides, tmp_path: Path, number: int, code: int
