@@ -799,7 +799,22 @@ def config_schema(*, common: Common = COMMON) -> int:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code; no traceback for what a user can mend."""
-    sys.exit(run_command(sys.argv[1:] if argv is None else argv))
+    code = run_command(sys.argv[1:] if argv is None else argv)
+    if "pipelines.encoding" in sys.modules:
+        _leave_encoding(code)
+    sys.exit(code)
+
+
+def _leave_encoding(code: int) -> None:
+    """End the process at once where an encoder is at work that a stopped run did not wait for."""
+    from pipelines.encoding import is_encoding
+    from pipelines.workers import dismiss
+
+    if is_encoding():
+        dismiss()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def run_command(argv: Sequence[str]) -> int:

@@ -18,6 +18,8 @@ from wsi.encoders import Encoder
 from wsi.extract import encode
 
 _DEVICE_BATCH = 256  # tiles of any slides together; a device is idle between small batches
+_NAME = "encoding"
+_END_S = 3.0  # after which a run that was stopped waits no longer for the batch in hand
 _DEVICE_THREADS = 2  # one puts tiles together while the device works for the other
 
 
@@ -70,7 +72,8 @@ class Encoding:
         os.set_blocking(self._bell, False)
         n = _DEVICE_THREADS if self._on_device else threads
         self._threads = [
-            threading.Thread(target=self._work, daemon=True) for _ in range(n if encoders else 0)
+            threading.Thread(target=self._work, name=_NAME, daemon=True)
+            for _ in range(n if encoders else 0)
         ]
         for thread in self._threads:
             thread.start()
@@ -79,14 +82,19 @@ class Encoding:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        stopped = exc[0] is not None
+        while stopped and not self._todo.empty():  # nobody wants it any more
+            with contextlib.suppress(queue.Empty):
+                self._todo.get_nowait()
         for _ in self._threads:
             self._todo.put(None)
-        if exc[0] is None:
-            for thread in self._threads:
-                thread.join()
+        # Nobody waits for a large batch on a slow CPU; see `is_encoding`.
+        until = time.monotonic() + _END_S
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()) if stopped else None)
+        if not any(thread.is_alive() for thread in self._threads):
             os.close(self._awake)
             os.close(self._bell)
-        # On an error threads end by themselves; nobody waits for a large batch on a slow CPU.
 
     @property
     def ready(self) -> int:
@@ -206,3 +214,11 @@ def _taken(found: queue.SimpleQueue[Encoded]) -> list[Encoded]:
     while not found.empty():
         taken.append(found.get())
     return taken
+
+
+def is_encoding() -> bool:
+    """Return whether a thread is still at a batch that nobody wants any more.
+
+    The interpreter cannot end beside it: torch's own threads then abort the process.
+    """
+    return any(thread.name == _NAME for thread in threading.enumerate())

@@ -74,11 +74,11 @@ def run(config: Config, options: Options, console: Console) -> int:
     allowed_quarantined(options.allow_quarantined, 0)
     METHODS.check(config.tissue.method.name, config.tissue.method.params)
     plan_pixels(config.pixels)
+    if not options.dry_run:
+        check_writable(options.out)  # before torch, which takes seconds to be imported
     for encoder in config.encoders:
         ready_encoder(encoder, console, embedding=options.until == "bags")
     groups = _by_tiling(config)
-    if not options.dry_run:
-        check_writable(options.out)
     crew = readers(options.jobs, config.limits, config.tissue.method.name.startswith("torch:"))
     found, closed = _survey(config, [tiling for tiling, _ in groups], options, crew, console)
     unresolved = [item for item in found if item.status != "ok"]

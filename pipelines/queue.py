@@ -158,10 +158,11 @@ class Queue:
         if not self._work.targets:
             return self._is_drawn(item)
         infos: list[BagInfo] = []
-        for k, store in enumerate(self._stores):
-            if self._lacks(item, k):
+        for store, keys in zip(self._stores, self._keys, strict=True):
+            info = store.held(item.file.slide_id, keys.of(item))
+            if info is None:
                 return False
-            infos.append(store.info(item.file.slide_id))
+            infos.append(info)
         self._account.keep(item, infos[0])
         return True
 

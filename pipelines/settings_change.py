@@ -17,7 +17,8 @@ def refuse_changed(work: Work, k: int, found: Sequence[Surveyed], max_bad_tiles:
     Raises:
         ConfigError: counts them, and says what differs and what to do.
     """
-    changed = _changed(work, k, found)
+    infos = _infos(work, k, found)
+    changed = _changed(work, k, found, infos)
     if changed:
         old = changed[0].provenance.recipe
         names = _differences(old, next(_recipes(work, k, found)).recipe)
@@ -25,14 +26,14 @@ def refuse_changed(work: Work, k: int, found: Sequence[Surveyed], max_bad_tiles:
             f"{len(changed)} bags in {work.targets[k].bags} were made with other settings "
             f"({names}) — add --redo to make them again, or give another --out"
         )
-    refuse_bad(_infos(work, k, found), max_bad_tiles)
+    refuse_bad(infos, max_bad_tiles)
 
 
 def redo_changed(work: Work, k: int, found: Sequence[Surveyed], max_bad_tiles: int) -> None:
     """Remove the bags of a target that must be made again, those without scores among them."""
-    store = work.store(k)
-    changed = {info.slide_id for info in _changed(work, k, found)}
-    for info in _infos(work, k, found):
+    store, infos = work.store(k), _infos(work, k, found)
+    changed = {info.slide_id for info in _changed(work, k, found, infos)}
+    for info in infos:
         lacking = info.status == "done" and not info.scores
         if info.slide_id in changed or lacking or len(info.bad_tiles) > max_bad_tiles:
             store.remove(info.slide_id)
@@ -43,11 +44,13 @@ def _infos(work: Work, k: int, found: Sequence[Surveyed]) -> list[BagInfo]:
     return [info for info in work.store(k).infos() if info.slide_id in ids]
 
 
-def _changed(work: Work, k: int, found: Sequence[Surveyed]) -> list[BagInfo]:
+def _changed(
+    work: Work, k: int, found: Sequence[Surveyed], infos: Sequence[BagInfo]
+) -> list[BagInfo]:
     asked = next(_recipes(work, k, found), None)
     if asked is None:
         return []
-    return [info for info in _infos(work, k, found) if info.recipe_key != asked.recipe_key]
+    return [info for info in infos if info.recipe_key != asked.recipe_key]
 
 
 def _recipes(work: Work, k: int, found: Sequence[Surveyed]) -> Iterator[Provenance]:

@@ -17,7 +17,7 @@ from pipelines.colour import write_colour_strip
 from pipelines.overlay import draw_tissue, show_left_out, write_located
 from pipelines.own import own_tissue
 from pipelines.slides_csv import Surveyed
-from wsi.bags import BagStore, create_store
+from wsi.bags import STORES, BagStore
 from wsi.errors import BadTilesError, NeedsUpsamplingError, RegionError, ResourceError, SlideError
 from wsi.extract import DEFAULT_BATCH, BagPlan, Located, Recipe, Tiling, locate, plan_bag
 from wsi.files import sha256_file
@@ -94,8 +94,9 @@ class Work:
         return DEFAULT_BATCH * self.tiling.tile_px**2 * 3
 
     def store(self, k: int = 0) -> BagStore:
-        """Return the store of a target."""
-        return create_store(self.targets[k].bags, self.config.store)
+        """Return the store of a target, whose folder is there and of this format."""
+        # Not by create_store: it reads every sidecar, and this is asked for every slide.
+        return STORES.load(self.config.store)(self.targets[k].bags)
 
 
 @dataclass(frozen=True)

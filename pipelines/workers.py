@@ -63,6 +63,12 @@ def readers(jobs: int, config: LimitsSpec, network: bool = False) -> Crew:
     return _crew
 
 
+def dismiss() -> None:
+    """End the children that open slides, whatever they do."""
+    if _crew is not None:
+        _crew.close()
+
+
 def _start(start: Callable[..., None] | None, args: tuple[Any, ...]) -> None:
     # Ctrl-C reaches every process of a terminal; only the first one should answer.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

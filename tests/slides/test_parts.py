@@ -12,7 +12,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
 from wsi.errors import SlideOpenError
 from wsi.slides import open_slide
-from wsi.slides.parts import parts_of, stamp_of
+from wsi.slides.parts import is_other_dicom, parts_of, stamp_of
 
 WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -117,3 +117,17 @@ def test_dicom_of_something_else_is_not_called_damaged(tmp_path: Path) -> None:
     cut.write_bytes(other.read_bytes()[:140])
     with pytest.raises(SlideOpenError, match="is damaged, or"):
         open_slide(cut)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_dicom_header_with_any_byte_changed_is_told_apart_without_an_error(
+    tmp_path: Path,
+) -> None:
+    sound = dicom(tmp_path / "sound.dcm", "1.2.3").read_bytes()
+    for k in range(128, len(sound)):
+        folder = tmp_path / f"{k}"
+        folder.mkdir()
+        path = folder / "a.dcm"
+        path.write_bytes(sound[:k] + bytes([sound[k] ^ 0x13]) + sound[k + 1 :])
+        assert parts_of(path) == (path,)
+        is_other_dicom(path)

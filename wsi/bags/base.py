@@ -82,8 +82,13 @@ class BagStore(ABC):
 
     def holds(self, slide_id: str, key: str) -> bool:
         """Return whether `slide_id` needs no work: done or empty with this key, bag in place."""
+        return self.held(slide_id, key) is not None
+
+    def held(self, slide_id: str, key: str) -> BagInfo | None:
+        """Return the sidecar of a slide that needs no work, see `holds`; None where it does."""
         info = self._valid_info(sidecar_path(self.root, slide_id))
-        return info is not None and info.key == key and self._size_problem(info) is None
+        whole = info is not None and info.key == key and self._size_problem(info) is None
+        return info if whole else None
 
     def read(self, slide_id: str, rows: np.ndarray | slice | None = None) -> Bag:
         """Return the bag of `slide_id`, or some of its rows in the order given.

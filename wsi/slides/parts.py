@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
@@ -78,14 +79,7 @@ def _dicom_series(folder: Path, changed_ns: int) -> dict[Path, tuple[Path, ...]]
 
 
 def _series(path: Path) -> str | None:
-    import pydicom  # only folders with DICOM pay for it
-    from pydicom.errors import InvalidDicomError
-
-    try:
-        header = pydicom.dcmread(path, specific_tags=["SeriesInstanceUID"], stop_before_pixels=True)
-    except (InvalidDicomError, OSError):
-        return None
-    return str(header.get("SeriesInstanceUID", "")) or None
+    return _dicom_value(path, "SeriesInstanceUID")
 
 
 def is_other_dicom(path: Path) -> bool:
@@ -93,11 +87,17 @@ def is_other_dicom(path: Path) -> bool:
     with path.open("rb") as handle:
         if handle.read(132)[128:] != b"DICM":
             return False
-    import pydicom
-    from pydicom.errors import InvalidDicomError
+    return _dicom_value(path, "SOPClassUID") not in (None, _WHOLE_SLIDE)
+
+
+def _dicom_value(path: Path, keyword: str) -> str | None:
+    """Return a value of a DICOM header; None where there is none, or it cannot be read."""
+    import pydicom  # only folders with DICOM pay for it
 
     try:
-        header = pydicom.dcmread(path, specific_tags=["SOPClassUID"], stop_before_pixels=True)
-    except (InvalidDicomError, OSError, ValueError):
-        return False
-    return header.get("SOPClassUID") not in (None, "", _WHOLE_SLIDE)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they quote the header, which may name a patient
+            header = pydicom.dcmread(path, specific_tags=[keyword], stop_before_pixels=True)
+            return str(header.get(keyword, "")) or None
+    except Exception:  # a damaged header raises whatever its bytes lead to
+        return None
