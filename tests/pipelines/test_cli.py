@@ -44,6 +44,7 @@ COMMANDS = {
     "splits make": pipelines.cli.splits_make,
     "splits audit": pipelines.cli.splits_audit,
     "train": pipelines.cli.train,
+    "why": pipelines.cli.why,
     "evaluate": pipelines.cli.evaluate,
     "compare": pipelines.cli.compare,
     "list": pipelines.cli.list_,
