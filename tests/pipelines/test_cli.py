@@ -30,6 +30,7 @@ COMMANDS = {
     "doctor": pipelines.cli.doctor,
     "scan": pipelines.cli.scan,
     "preprocess": pipelines.cli.preprocess,
+    "why": pipelines.cli.why,
     "tissue import": pipelines.cli.tissue_import,
     "bags ls": pipelines.cli.bags_ls,
     "bags verify": pipelines.cli.bags_verify,
