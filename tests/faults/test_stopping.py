@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.stopping import Stopped, forget, stoppable, terminated
 from tests.faults.conftest import ROOT, Start, bags, leftovers
 
 Slides = Callable[[int], Path]
@@ -113,3 +115,16 @@ cli.main([])
     )
     assert (done.returncode, done.stderr) == (143, "")
     assert time.monotonic() - begun < 40
+
+
+def test_a_signal_that_a_library_swallowed_ends_the_run_at_the_next_safe_place() -> None:
+    with contextlib.suppress(BaseException):
+        terminated(signal.SIGTERM, None)
+    try:
+        with stoppable() as stop, pytest.raises(Stopped) as told:
+            stop.check()
+        assert told.value.number == signal.SIGTERM
+    finally:
+        forget()
+    with stoppable() as stop:
+        stop.check()
