@@ -206,6 +206,7 @@ class _Run:
             with stoppable() as stop, ExitStack() as stack:
                 self._extract(stop, stack)
         finally:
+            self._sweep()  # of readers that were ended, or died, while they wrote
             self.account.close()
         draw_unusable(self.found, self.work, self.crew, self.console)
         draw_done(self.account.kept, self.work, self.crew, self.console)
@@ -266,13 +267,17 @@ class _Run:
         return stack.enter_context(Stage(self.options.stage, round(self.options.stage_gb * 1e9)))
 
     def _collect(self) -> None:
-        """Remove what processes that were killed have left unfinished."""
+        """Remove what earlier runs that were killed have left unfinished, and say so."""
+        n = self._sweep()
+        if n:
+            self.console.say(f"{counted(n, 'unfinished file')} of killed runs removed")
+
+    def _sweep(self) -> int:
+        """Remove what ended processes have left unfinished, and return how much that was."""
         out = self.options.out
         folders = [out / name for name in _OUTPUTS]
         folders += [target.bags for target in self.work.targets]
-        n = sum(len(collect_temporaries(folder)) for folder in folders if folder.is_dir())
-        if n:
-            self.console.say(f"{counted(n, 'unfinished file')} of killed runs removed")
+        return sum(len(collect_temporaries(folder)) for folder in folders if folder.is_dir())
 
     def _say_todo(self, queue: Queue) -> None:
         kept = len(self.account.states) - self.account.count("quarantined")
