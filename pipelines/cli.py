@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, CycloptsError, Group, Parameter
 from cyclopts.validators import Number
 
 import wsi
-from pipelines.stopping import Stopped
+from pipelines.stopping import Stopped, forget, terminated
 
 if TYPE_CHECKING:
     from pipelines.console import Console
@@ -819,7 +819,8 @@ def _leave_encoding(code: int) -> None:
 
 def run_command(argv: Sequence[str]) -> int:
     """Return the exit code of one command line."""
-    signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGTERM, terminated)
+    forget()
     _talking.clear()
     debug = "--debug" in argv
     try:
@@ -873,10 +874,6 @@ def _failed(code: str, message: str, exit_code: int, debug: bool) -> int:
 def _first_line(error: CycloptsError) -> str:
     text = " ".join(str(error).split())
     return f"{text} — see `wsi --help`, or `wsi COMMAND --help`"
-
-
-def _terminated(number: int, frame: Any) -> None:
-    raise Stopped(number)
 
 
 if __name__ == "__main__":

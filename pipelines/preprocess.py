@@ -206,15 +206,13 @@ class _Run:
             redo, allowed = self.options.redo, self.options.max_bad_tiles
             check = redo_changed if redo else refuse_changed
             check(self.work, k, self.found, allowed)
-        n = self._collect()
-        if n:
-            self.console.say(f"{counted(n, 'unfinished file')} of killed runs removed")
+        self._collect()
         try:
             with stoppable() as stop, ExitStack() as stack:
                 self._extract(stop, stack)
         finally:
+            self._sweep()  # of readers that were ended, or died, while they wrote
             self.account.close()
-            self._collect()  # what readers wrote that were ended: by a crash, or with this run
         draw_unusable(self.found, self.work, self.crew, self.console)
         draw_done(self.account.kept, self.work, self.crew, self.console)
         lesions = self._lesions()
@@ -275,8 +273,14 @@ class _Run:
             return None
         return stack.enter_context(Stage(self.options.stage, round(self.options.stage_gb * 1e9)))
 
-    def _collect(self) -> int:
-        """Remove what processes that were killed have left unfinished, and return how much."""
+    def _collect(self) -> None:
+        """Remove what earlier runs that were killed have left unfinished, and say so."""
+        n = self._sweep()
+        if n:
+            self.console.say(f"{counted(n, 'unfinished file')} of killed runs removed")
+
+    def _sweep(self) -> int:
+        """Remove what ended processes have left unfinished, and return how much that was."""
         out = self.options.out
         folders = [out / name for name in _OUTPUTS]
         folders += [target.bags for target in self.work.targets]

@@ -16,6 +16,23 @@ class Stopped(BaseException):
         self.number = number
 
 
+_asked: list[int] = []
+
+
+def terminated(number: int, frame: FrameType | None) -> None:
+    """Raise Stopped, as a signal's handler; it is remembered where that is swallowed.
+
+    Libraries that are being imported, and callbacks, let no exception through.
+    """
+    _asked.append(number)
+    raise Stopped(number)
+
+
+def forget() -> None:
+    """Begin a command that nobody has asked to end yet."""
+    _asked.clear()
+
+
 class Stop:
     """Whether the run was asked to end."""
 
@@ -37,6 +54,7 @@ class Stop:
 def stoppable() -> Iterator[Stop]:
     """Let SIGINT and SIGTERM ask for the end of what is inside, in place of ending it anywhere."""
     stop = Stop()
+    stop.number = next(iter(_asked), None)
     kept = {n: signal.signal(n, stop._asked) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
