@@ -419,6 +419,7 @@ def test_a_copier_that_was_killed_is_replaced_and_tries_again(
         assert stage.notes == {}
 
 
+@pytest.mark.slow
 def test_a_slide_over_which_copiers_die_is_read_in_its_place(
     folder: Path, tmp_path: Path, put_slide: Put, wait_until: Wait, copier_of: Copier
 ) -> None:
