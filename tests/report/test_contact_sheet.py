@@ -7,11 +7,13 @@ import math
 import re
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.stats import median_abs_deviation
 
 from wsi.report.contact_sheet import (
@@ -329,3 +331,19 @@ def test_a_browser_sorts_and_filters(tmp_path: Path) -> None:
         assert plain.locator("#cards > li:visible h3").all_text_contents() == order(cards)
         assert not plain.locator("#controls").is_visible()
         browser.close()
+
+
+def test_a_page_that_would_be_the_same_is_left_alone(tmp_path: Path) -> None:
+    picture = tmp_path / "a.jpg"
+    Image.new("RGB", (40, 30), "pink").save(picture)
+    cards = [SlideCard("a", "done", picture=picture, tiles=3), SlideCard("b", "empty")]
+    (page,) = write_contact_sheet(tmp_path, cards)
+    before, text = page.stat().st_mtime_ns, page.read_text()
+    write_contact_sheet(tmp_path, cards)
+    assert page.stat().st_mtime_ns == before
+    Image.new("RGB", (40, 30), "navy").save(picture)  # the same name and card, another picture
+    write_contact_sheet(tmp_path, cards)
+    assert page.read_text() != text
+    redrawn = page.read_text()
+    write_contact_sheet(tmp_path, [replace(cards[0], tiles=4), cards[1]])
+    assert page.read_text() != redrawn

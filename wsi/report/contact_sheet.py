@@ -14,9 +14,9 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi.files import publish
+from wsi.files import publish, sha256_bytes
 from wsi.report.pictures import small_data_uri
-from wsi.report.templates import script, template
+from wsi.report.templates import script, source_hash, template
 from wsi.slides.histogram import grouped, range_text
 
 State = Literal["quarantined", "empty", "waiting", "done"]
@@ -182,9 +182,13 @@ def write_contact_sheet(
     head = _head(placed, settings or {})
     for k, path in enumerate(paths):
         shown = placed[k * per_page : (k + 1) * per_page]
+        contents = _contents(head, shown, paths)
+        if _is_page(path, contents):
+            continue  # pictures of thousands of slides are not put into it once more
         text = template("contact_sheet.html.j2").generate(
             **head,
             mark=_MARK,
+            contents=contents,
             script=script("contact_sheet.js"),
             page=k,
             pages=[other.name for other in paths],
@@ -200,8 +204,24 @@ def write_contact_sheet(
 
 def is_contact_sheet(path: Path) -> bool:
     """Return whether a file is a page of a contact sheet."""
-    with path.open("rb") as file:
-        return f'content="{_MARK}"'.encode() in file.read(2000)
+    return _is_page(path, _MARK)
+
+
+def _is_page(path: Path, word: str) -> bool:
+    """Return whether the head of a page has `word` as the content of a tag."""
+    try:
+        with path.open("rb") as file:
+            return f'content="{word}"'.encode() in file.read(2000)
+    except FileNotFoundError:
+        return False
+
+
+def _contents(head: Mapping[str, Any], shown: Sequence[Placed], pages: Sequence[Path]) -> str:
+    """Return a hash of all that a page shows, pictures by their size and time of change."""
+    pictures = [item.card.picture.stat() if item.card.picture else None for item in shown]
+    files = [(stat.st_size, stat.st_mtime_ns) if stat else None for stat in pictures]
+    made_by = source_hash("contact_sheet.html.j2", "contact_sheet.js")
+    return sha256_bytes(repr((made_by, head, pages, shown, files)).encode())
 
 
 def _remove_stale(folder: Path, name: str, pages: int) -> None:

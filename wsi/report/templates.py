@@ -39,3 +39,10 @@ def script(name: str) -> Script:
     text = files("wsi.report").joinpath(name).read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
     return Script(Markup(text), digest)
+
+
+@cache
+def source_hash(*names: str) -> str:
+    """Return a hash of files of this package: a page looks the same while they do."""
+    texts = (files("wsi.report").joinpath(name).read_bytes() for name in names)
+    return hashlib.sha256(b"".join(texts)).hexdigest()
