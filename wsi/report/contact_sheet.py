@@ -218,10 +218,17 @@ def _is_page(path: Path, word: str) -> bool:
 
 def _contents(head: Mapping[str, Any], shown: Sequence[Placed], pages: Sequence[Path]) -> str:
     """Return a hash of all that a page shows, pictures by their size and time of change."""
-    pictures = [item.card.picture.stat() if item.card.picture else None for item in shown]
-    files = [(stat.st_size, stat.st_mtime_ns) if stat else None for stat in pictures]
+    files = [_stamp(item.card.picture) for item in shown]
     made_by = source_hash("contact_sheet.html.j2", "contact_sheet.js")
     return sha256_bytes(repr((made_by, head, pages, shown, files)).encode())
+
+
+def _stamp(picture: Path | None) -> tuple[int, int] | None:
+    try:
+        stat = picture.stat() if picture else None
+    except FileNotFoundError:
+        return None
+    return (stat.st_size, stat.st_mtime_ns) if stat else None
 
 
 def _remove_stale(folder: Path, name: str, pages: int) -> None:
