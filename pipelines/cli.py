@@ -253,21 +253,21 @@ def preprocess(
 
 
 @app.command(group=_LOOK)
-def why(slide_id: str, *, out: Path, common: Common = COMMON) -> int:
+def why(slide: str, *, out: Path, common: Common = COMMON) -> int:
     """Tell the whole story of one slide: what it is, its states and reasons, attempts and times.
 
     Exit code 3 when it is quarantined or not done, 2 when no slide has that id.
 
     Parameters
     ----------
-    slide_id
-        As in OUT/slides.csv; the bare file name is enough where it is unique.
+    slide
+        Its id, as in OUT/slides.csv; the bare file name is enough where it is unique.
     out
         Output folder of `wsi preprocess`.
     """
     from pipelines.why import run
 
-    return run(slide_id, out, common.console())
+    return run(slide, out, common.console())
 
 
 tissue = app.command(App(name="tissue", help="Correct the tissue that was found.", group=_DATA))

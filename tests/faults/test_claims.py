@@ -115,6 +115,7 @@ def work_under_kills(tmp_path: Path, start: Start, n: int, kills: int) -> None:
         victim = workers.pop(rng.randrange(len(workers)))
         # Written while it still lives and does nothing more: others follow it within moments.
         victim.send_signal(signal.SIGSTOP)
+        assert victim.returncode is None, "all was done before the kill: give it more to do"
         os.waitid(os.P_PID, victim.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
         with (tmp_path / "log").open("a") as log:
             log.write(f"killed {victim.pid} -\n")
@@ -130,7 +131,7 @@ def work_under_kills(tmp_path: Path, start: Start, n: int, kills: int) -> None:
 
 
 def test_what_killed_processes_had_in_hand_is_done_by_others(tmp_path: Path, start: Start) -> None:
-    work_under_kills(tmp_path, start, n=400, kills=5)
+    work_under_kills(tmp_path, start, n=2000, kills=5)
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ from wsi.slides.dress import write_slide
 
 SETTINGS = ("tiling.mpp=1.0", "tiling.tile_px=64")
 TEXTURE = "texture-v1_1um_64px"
-RESNET = "timm-resnet18_1um_64px"
+RESNET = "timm-resnet18-random_1um_64px"
 RANDOM = "{name: timm:resnet18, weights: random}"
 SOUND = ("a", "b", "c", "site/d", "site/e")
 STATES = dict.fromkeys(SOUND, "done") | {"glass": "empty", "zero": "open-failed"}
