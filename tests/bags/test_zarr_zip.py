@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -45,6 +46,20 @@ def store(tmp_path: Path, bag: Bag) -> ZarrStore:
     store = ZarrStore(tmp_path)
     store.put(bag)
     return store
+
+
+def test_equal_bags_have_equal_bytes_whenever_they_are_made(store, bag, tmp_path) -> None:
+    time.sleep(2.1)  # a zip counts in steps of two seconds
+    later = ZarrStore(tmp_path / "later")
+    later.put(bag)
+    path = later.root / "a.zarr.zip"
+    assert path.read_bytes() == (store.root / "a.zarr.zip").read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        assert {member.date_time for member in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+        assert archive.testzip() is None
+    with ZipStore(path, mode="r") as zipped:  # zarr itself still reads it
+        group = zarr.open_group(zipped, mode="r")
+        np.testing.assert_array_equal(group["features"][...], bag.features)
 
 
 def accept(store: ZarrStore) -> None:

@@ -25,6 +25,10 @@ _CODECS = ("bytes", "crc32c")
 _CHECKSUM_BYTES = 4
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip member: signature, lengths of name and extra
 
+_LOCAL_DATE, _CENTRAL_DATE = 10, 12  # bytes into the header of a member, and into its entry
+_CENTRAL_BYTES = 46  # of an entry without name, extra field and comment
+_FIRST_DATE = struct.pack("<HH", 0, 0x21)  # midnight of 1 January 1980
+
 
 class ZarrStore(BagStore):
     """One `<id>.zarr.zip` per slide, of the same names and attributes as the HDF5 bags.
@@ -46,6 +50,7 @@ class ZarrStore(BagStore):
             # A chunk that got lost then reads as NaN, which no bag holds, rather than as zeros.
             for name, data in arrays_of(bag).items():
                 _write_array(group, name, data, fill=0 if data.dtype.kind == "i" else np.nan)
+        _without_dates(path)
 
     def _look(self, path: Path, info: BagInfo) -> Found:
         try:
@@ -60,6 +65,19 @@ class ZarrStore(BagStore):
 
 
 _OF_ZIP = (zipfile.BadZipFile, NotImplementedError, RuntimeError, RecursionError)
+
+
+def _without_dates(path: Path) -> None:
+    """Set all dates in a zip to the first that it can hold, so that equal bags are equal bytes."""
+    with zipfile.ZipFile(path) as archive:
+        members, entry = archive.infolist(), archive.start_dir
+    with path.open("rb+") as file:
+        for member in members:
+            for place in (member.header_offset + _LOCAL_DATE, entry + _CENTRAL_DATE):
+                file.seek(place)
+                file.write(_FIRST_DATE)
+            name = member.orig_filename.encode()
+            entry += _CENTRAL_BYTES + len(name) + len(member.extra) + len(member.comment)
 
 
 class _Checked:
