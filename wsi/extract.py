@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -375,6 +376,7 @@ def _fold_rule(located: Located, info: SlideInfo, steps: PixelSteps) -> FoldRule
     return fold_rule(pixels, np.asarray(mask), um)
 
 
+@cache
 def _versions() -> dict[str, str]:
     """Return the versions of what decodes, resizes and encodes tiles."""
     found = {name: version(name) for name in ("simplejpeg", "tifffile", "pillow", "torch", "timm")}
