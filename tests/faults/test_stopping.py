@@ -42,7 +42,7 @@ def stopped(start: Start, slides: Path, out: Path, number: int, after_s: float) 
 @pytest.mark.parametrize(
     ("number", "code"),
     [
-        pytest.param(signal.SIGTERM, 143, id="term"),
+        pytest.param(signal.SIGTERM, 143, id="term", marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, 130, id="int", marks=pytest.mark.slow),
     ],
 )
