@@ -88,9 +88,9 @@ def _place(file: h5py.File, name: str, size: int, shape: tuple[int, ...], dtype:
 
 
 def check_space(path: Path, needed: int) -> None:
-    """Raise ResourceError unless the disk of `path` has room for `needed` bytes."""
-    free = shutil.disk_usage(path.parent).free
-    if free < needed + _METADATA_BYTES:
+    """Raise ResourceError unless the disk of `path` has room for `needed` bytes and some to spare."""
+    free, needed = shutil.disk_usage(path.parent).free, needed + _METADATA_BYTES
+    if free < needed:
         raise ResourceError(
             f"{path.parent}: {needed / 1e6:.1f} MB needed for a bag, {free / 1e6:.1f} MB free — "
             "free space and rerun, nothing that was finished is lost"
