@@ -88,7 +88,7 @@ def _place(file: h5py.File, name: str, size: int, shape: tuple[int, ...], dtype:
 
 
 def check_space(path: Path, needed: int) -> None:
-    """Raise ResourceError unless the disk of `path` has room for `needed` bytes and some to spare."""
+    """Raise ResourceError unless the disk of `path` has room for `needed` bytes, and to spare."""
     free, needed = shutil.disk_usage(path.parent).free, needed + _METADATA_BYTES
     if free < needed:
         raise ResourceError(
