@@ -573,3 +573,14 @@ def test_a_slide_too_coarse_is_taken_up_once_the_tiling_allows_it(
     assert "coarse" in quarantined(out)
     assert preprocess(mixed, out, "--until", "tiles", "tiling.mpp=4") == 3
     assert "coarse" not in quarantined(out)
+
+
+@pytest.mark.parametrize("inside", ["out", "."])
+def test_outputs_among_the_slides_are_no_slides(slides: Path, tmp_path: Path, inside: str) -> None:
+    among = Path(shutil.copytree(slides, tmp_path / "among"))
+    assert preprocess(among, among / inside, "--until", "tiles") == 0
+    before = times(among / inside / "thumbnails")
+    assert preprocess(among, among / inside, "--until", "tiles") == 0
+    assert times(among / inside / "thumbnails") == before
+    table = (among / inside / "slides.csv").read_text()
+    assert "thumbnails" not in table

@@ -178,7 +178,7 @@ def test_what_preprocess_wrote_is_no_slide(tmp_path: Path) -> None:
     touch(tmp_path, "a.svs", "out/slides.csv", "out/run.jsonl", "out/thumbnails/a.jpg")
     touch(tmp_path, "thumbnails/mine.jpg", "out/more/b.svs")
     assert ids(tmp_path) == ["a", "out/more/b", "thumbnails/mine"]
-    touch(tmp_path, "slides.csv", "run.jsonl")
+    touch(tmp_path, "slides.csv", "log/a-process.jsonl")
     assert ids(tmp_path) == ["a", "out/more/b"]
 
 

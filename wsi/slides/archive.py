@@ -29,7 +29,8 @@ SLIDE_SUFFIXES = frozenset(
 )
 IMAGE_SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".bmp"])
 HIDDEN = "hidden"
-_OUTPUT_MARKS = frozenset(["slides.csv", "run.jsonl"])
+_OUTPUT_TABLE = "slides.csv"  # beside one of the logs, it marks outputs of ours
+_OUTPUT_LOGS = frozenset(["log", "run.jsonl"])
 _OUTPUT_FOLDERS = frozenset(["bags", "tiles", "tissue", "thumbnails"])
 
 
@@ -129,7 +130,7 @@ def _folders(
         ignored[HIDDEN] += sum(name.startswith(".") for name in (*folders, *names))
         names = sorted(name for name in names if not name.startswith("."))
         data = {Path(name).stem for name in names if name.lower().endswith(".mrxs")}
-        if set(names) >= _OUTPUT_MARKS:
+        if _OUTPUT_TABLE in names and _OUTPUT_LOGS & {*names, *folders}:
             data |= _OUTPUT_FOLDERS
         folders[:] = sorted(
             name
