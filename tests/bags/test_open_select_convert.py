@@ -63,8 +63,19 @@ def test_the_format_is_read_from_the_sidecars(tmp_path, fmt):
 def test_a_folder_of_several_recipes_lists_them(tmp_path):
     for recipe in ("texture-v1_0.5um_256px", "uni_0.5um_256px"):
         create_store(tmp_path / recipe, "h5").put(bag("a"))
-    with pytest.raises(BagMismatchError, match=r"texture-v1_0.5um_256px, uni_0.5um_256px"):
+    with pytest.raises(ConfigError, match=r"texture-v1_0.5um_256px, uni_0.5um_256px"):
         open_store(tmp_path)
+
+
+def test_the_outputs_of_a_run_stand_for_its_bags_and_its_pictures_for_none(tmp_path):
+    create_store(tmp_path / "bags" / "recipe", "h5").put(bag("a"))
+    (tmp_path / "slides.csv").touch()
+    for name in ("thumbnails", "quarantine"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.json").write_text("{}")
+        with pytest.raises(BagMissingError, match=f"{name}: holds no bags — give .*bags"):
+            open_store(tmp_path / name)
+    assert open_store(tmp_path).ids() == ["a"]
 
 
 @pytest.mark.parametrize("made", [(), ("bags",), ("bags", "bags/recipe")])

@@ -13,6 +13,11 @@ from wsi.errors import BagCorruptError, BagMismatchError, BagMissingError, Confi
 from wsi.files import TEMPORARY_PREFIX
 from wsi.registry import Registry
 
+BAGS = "bags"
+"""Folder of an output folder that holds the recipes."""
+
+_NO_BAGS = ("thumbnails", "quarantine")  # beside it, with JSON of their own
+
 STORES = Registry(
     "store",
     {"h5": "wsi.bags.h5:H5Store", "zarr": "wsi.bags.zarr_zip:ZarrStore"},
@@ -99,15 +104,26 @@ def _store_class(fmt: str) -> type[BagStore]:
 def _recipe_folder(path: Path) -> Path:
     if not path.is_dir():
         raise BagMissingError(f"{path}: no such folder — run `wsi preprocess` first")
+    if (path / BAGS).is_dir():  # an output folder, whose other parts hold JSON, too
+        path = path / BAGS
     if sidecar_paths(path):
+        _refuse_others(path)
         return path
     recipes = sorted(p for p in path.iterdir() if _is_recipe(p) and sidecar_paths(p))
     if not recipes:
         raise BagMissingError(f"{path}: no bags — run `wsi preprocess --slides DIR --out OUT`")
     if len(recipes) > 1:
         names = ", ".join(p.name for p in recipes)
-        raise BagMismatchError(f"{path}: holds {len(recipes)} recipes — give one of {names}")
+        raise ConfigError(f"{path}: holds {len(recipes)} recipes — give one of {names}")
     return recipes[0]
+
+
+def _refuse_others(path: Path) -> None:
+    """Raise BagMissingError for a folder of a run's outputs whose JSON files are no sidecars."""
+    if path.name in _NO_BAGS and (path.parent / "slides.csv").is_file():
+        raise BagMissingError(
+            f"{path}: holds no bags — give {path.parent / BAGS}, or a recipe in it"
+        )
 
 
 def _is_recipe(path: Path) -> bool:
