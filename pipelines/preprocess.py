@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.account import Account, allowed_quarantined
+from pipelines.account import Account, allowed_quarantined, reasons_line
 from pipelines.console import Console, counted
 from pipelines.contact_sheet import write_sheet
 from pipelines.encoders import ready_encoder
@@ -321,6 +321,7 @@ class _Run:
         say(f"report: {sheet}")
         if account.entries:
             say(f"quarantined: {account.quarantine.csv}")
+            say(f"  {reasons_line(account.entries)}")
         if account.elsewhere:
             say("slides in progress elsewhere: run again later, or with --wait")
         result = account.result() | {
@@ -368,6 +369,6 @@ class _Written:
             )
         if max_files is not None and self._files >= max_files:
             raise ResourceError(
-                f"{self._files} bags written, as limits.max_files={max_files} allows — "
+                f"{counted(self._files, 'bag')} written, as limits.max_files={max_files} allows — "
                 "run again to go on, nothing was lost"
             )

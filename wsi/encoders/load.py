@@ -102,7 +102,7 @@ def check_installed(row: Row) -> None:
     if row.load.startswith(TRANSFORMERS) and importlib.util.find_spec("transformers") is None:
         raise EncoderError(
             f"encoder {row.name} needs the package transformers, which is not installed — "
-            "pip install 'wsi[hub]'"
+            "pip install transformers"
         )
 
 

@@ -103,7 +103,8 @@ def declared(entry: Entry, slide: SlideInfo | None, given: Given, source: Json) 
     if entry.tiling.tile_px is None:
         raise ForeignBagError(
             f"{entry.slide_id}: nothing says how the slide was tiled — add its file in patches/, "
-            "or give --tile-px and --mpp (--tile-mpp too where tiles are not of level 0)",
+            "or give --tile-px with --tile-mpp (um per tile pixel) and --slides or --mpp (um per "
+            "level-0 pixel)",
             "no-tiling",
         )
     mpp0 = mpp0_of(entry, slide, given)
