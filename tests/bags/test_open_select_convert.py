@@ -63,7 +63,7 @@ def test_the_format_is_read_from_the_sidecars(tmp_path, fmt):
 def test_a_folder_of_several_recipes_lists_them(tmp_path):
     for recipe in ("texture-v1_0.5um_256px", "uni_0.5um_256px"):
         create_store(tmp_path / recipe, "h5").put(bag("a"))
-    with pytest.raises(ConfigError, match=r"texture-v1_0.5um_256px, uni_0.5um_256px"):
+    with pytest.raises(BagMismatchError, match=r"texture-v1_0.5um_256px, uni_0.5um_256px"):
         open_store(tmp_path)
 
 

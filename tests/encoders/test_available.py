@@ -141,7 +141,7 @@ def test_a_package_that_is_missing_is_told_before_work_starts(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for check in (preflight, load_encoder):
         for params in ({}, {"weights": "random"}):
-            with pytest.raises(EncoderError, match=r"pip install 'wsi\[hub\]'"):
+            with pytest.raises(EncoderError, match=r"pip install transformers"):
                 check(component("phikon", **params))
 
 

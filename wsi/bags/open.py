@@ -114,7 +114,7 @@ def _recipe_folder(path: Path) -> Path:
         raise BagMissingError(f"{path}: no bags — run `wsi preprocess --slides DIR --out OUT`")
     if len(recipes) > 1:
         names = ", ".join(p.name for p in recipes)
-        raise ConfigError(f"{path}: holds {len(recipes)} recipes — give one of {names}")
+        raise BagMismatchError(f"{path}: holds {len(recipes)} recipes — give one of {names}")
     return recipes[0]
 
 
