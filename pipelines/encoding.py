@@ -163,7 +163,10 @@ class Encoding:
             (tiles,) = (piece.tiles for piece in pieces)
         cuts = np.cumsum([len(piece.tiles) for piece in pieces])[:-1]
         for k in pieces[0].by:
-            features = self._halving(self._encoders[k], tiles)
+            encoder = self._encoders[k]
+            most = len(tiles) if self._on_device else encoder.default_batch
+            parts = [tiles[start : start + most] for start in range(0, len(tiles), most)]
+            features = np.concatenate([self._halving(encoder, part) for part in parts])
             for piece, own in zip(pieces, np.split(features, cuts), strict=True):
                 piece.features[k] = own
 

@@ -26,6 +26,8 @@ class Means:
         slow: seconds by the number of tiles.
     """
 
+    default_batch = 64
+
     def __init__(self, most: int = 10**6, slow: Callable[[int], float] = lambda n: 0.0) -> None:
         self.info = SimpleNamespace(dim=3)
         self.batches: list[int] = []
@@ -85,6 +87,16 @@ def test_a_processor_encodes_each_piece_alone() -> None:
             encoding.put(piece(k, n))
         all_done(encoding, 3)
     assert sorted(encoder.batches) == [5, 17, 64]
+
+
+def test_a_large_encoder_gets_on_a_processor_no_more_tiles_than_suit_it() -> None:
+    encoder = Means()
+    encoder.default_batch = 8
+    with encoding_of(encoder, device="cpu", threads=1) as encoding:
+        encoding.put(piece("a", 20))
+        (done,) = all_done(encoding, 1)
+    assert encoder.batches == [8, 8, 4]
+    np.testing.assert_allclose(done.features[0], expected(done), atol=1e-3)
 
 
 def test_slides_share_the_batches_of_a_device() -> None:

@@ -92,10 +92,6 @@ class ForeignStore(BagStore):
             raise self._corrupt(info, problem)
         return self._bag(info, _row_numbers(info, rows))
 
-    def verify(self, slide_id: str) -> list[Finding]:
-        """Return what is wrong with a bag, every byte of its files considered; [] if sound."""
-        return list(self.verify_all([slide_id]))
-
     def verify_all(
         self,
         slide_ids: Iterable[str] | None = None,
