@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from wsi.bags.scores import SCORES
 from wsi.bags.select import check_uniform
 from wsi.bags.sidecar import PACKED, BagInfo, sealed
 from wsi.errors import BagCorruptError, BagError, BagMissingError, ConfigError, ResourceError
-from wsi.files import sync_folder, temporary_beside
+from wsi.files import disk_errors, sync_folder, temporary_beside
 
 Shapes = dict[str, tuple[tuple[int, ...], str]]
 
@@ -80,23 +79,17 @@ def pack(store: BagStore, out: Path, infos: Sequence[BagInfo], *, whole: bool) -
     Raises:
         BagCorruptError: a bag is damaged.
         ConfigError: something else lies at `out`.
-        ResourceError: the disk is full.
+        ResourceError: the disk is full, or closed to writing.
     """
     _refuse_others(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     _check_space(out.parent, packed_bytes(infos))
     temporary = temporary_beside(out)
     try:
-        temporary.mkdir()
-        yield from _write(store, temporary, infos, whole)
-        _exchange(temporary, out)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ResourceError(
-                f"no space left to pack in {out.parent} — free space and rerun, the bags and an "
-                "earlier packed cohort are as they were"
-            ) from error
-        raise
+        with disk_errors(out):
+            temporary.mkdir()
+            yield from _write(store, temporary, infos, whole)
+            _exchange(temporary, out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import tempfile
 from collections.abc import Mapping
 from types import TracebackType
@@ -12,8 +11,8 @@ import numpy as np
 
 from wsi.bags.bag import Bag, Json, Provenance, check_finite, check_fractions
 from wsi.bags.scores import SCORES, check_scores
-from wsi.errors import BagError, ResourceError
-from wsi.files import TEMPORARY_PREFIX, check_slide_id
+from wsi.errors import BagError
+from wsi.files import TEMPORARY_PREFIX, check_slide_id, disk_errors, file_name_of
 
 if TYPE_CHECKING:
     from wsi.bags.base import BagStore
@@ -134,15 +133,8 @@ class BagWriter:
         return stored
 
     def _keep(self, stored: np.ndarray) -> None:
-        try:
+        with disk_errors(self._store.root / file_name_of(self._slide_id)):
             self._scratch.write(stored.data)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise ResourceError(
-                f"{self._subject}: no space left in {self._store.root} — free space and rerun, "
-                "nothing that was finished is lost"
-            ) from error
 
     def _commit(self) -> None:
         if self._rows != self._expected:
