@@ -44,7 +44,6 @@ class Job:
     wanted: tuple[int, ...]
     path: Path
     tries: int = 0
-    tiles: int = 0
     bags: list[BagInProgress] = field(default_factory=list)
     empty: list[BagInfo] = field(default_factory=list)
     waiting: deque[_Part] = field(default_factory=deque)
@@ -160,7 +159,6 @@ class Extraction:
         if isinstance(message, Found):
             if job.tries == 1:
                 self._tiles.located(message.tiles)
-            job.tiles = message.tiles
             if self._work.until != "bags":
                 self._tiles.read(message.tiles)
         elif isinstance(message, Planned):

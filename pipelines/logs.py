@@ -7,14 +7,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from wsi.files import inside
 from wsi.processes import current_process
 
 FOLDER = "log"
 
 
 def process_log(out: Path) -> Path:
-    """Return where this process keeps its log below `out`; `.jsonl` beside it is for machines."""
+    """Return where this process keeps its log below `out`; `.jsonl` beside it is for machines.
+
+    Raises:
+        ConfigError: a link leads the folder of logs out of `out`.
+    """
     process = current_process()
+    inside(out, out / FOLDER)
     return out / FOLDER / f"{process.host}-{process.pid}-{process.started}.log"
 
 

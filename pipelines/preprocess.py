@@ -32,7 +32,7 @@ from wsi.claims import Claims
 from wsi.encoders import Encoder, encoder_info, load_encoder
 from wsi.errors import BagMismatchError, ConfigError, ResourceError
 from wsi.extract import Tiling, make_recipe, settle_tiling
-from wsi.files import check_writable, collect_temporaries
+from wsi.files import check_case_twins, check_writable, collect_temporaries, inside
 from wsi.lesions import Lesion
 from wsi.pixels import plan_pixels
 from wsi.specs import Component, Config, LimitsSpec
@@ -76,11 +76,15 @@ def run(config: Config, options: Options, console: Console) -> int:
     plan_pixels(config.pixels)
     if not options.dry_run:
         check_writable(options.out)  # before torch, which takes seconds to be imported
+        for name in (*_OUTPUTS, "bags", "claims"):
+            inside(options.out, options.out / name)
     for encoder in config.encoders:
         ready_encoder(encoder, console, embedding=options.until == "bags")
     groups = _by_tiling(config)
     crew = readers(options.jobs, config.limits, config.tissue.method.name.startswith("torch:"))
     found, closed = _survey(config, [tiling for tiling, _ in groups], options, crew, console)
+    if not options.dry_run:
+        check_case_twins(options.out, [item.file.slide_id for item in found])
     unresolved = [item for item in found if item.status != "ok"]
     check_own(options.out, found, config.tissue, console)
     lesions = read_lesions(options.lesions, found, console) if options.lesions else {}

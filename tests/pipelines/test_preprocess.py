@@ -584,3 +584,27 @@ def test_outputs_among_the_slides_are_no_slides(slides: Path, tmp_path: Path, in
     assert times(among / inside / "thumbnails") == before
     table = (among / inside / "slides.csv").read_text()
     assert "thumbnails" not in table
+
+
+@pytest.mark.parametrize("name", ["bags", "thumbnails", "log"])
+def test_outputs_that_a_link_leads_elsewhere_are_refused(
+    slides: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    for folder in (out, elsewhere):
+        folder.mkdir()
+    (out / name).symlink_to(elsewhere)
+    assert preprocess(slides, out) == 2
+    assert f"{name} leads out of" in capsys.readouterr().err
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_slides_that_a_file_system_would_mix_up_are_refused(
+    slides: Path, tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy2(slides / "a.svs", slides / "A.svs")
+    out = tmp_path / "out"
+    monkeypatch.setattr("wsi.files._tells_case_apart", lambda folder: False)
+    assert preprocess(slides, out) == 5
+    assert "A and a" in capsys.readouterr().err
+    assert not (out / "bags").exists()
