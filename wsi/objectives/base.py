@@ -10,6 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from wsi.errors import TrainingError
+from wsi.objectives.rules import (
+    RULES,
+    ClassMeans,
+    LinearProbe,
+    Predict,
+    RuleName,
+    balanced_nll,
+    fitted_tau,
+)
 
 
 class BagOutput(Protocol):
@@ -28,22 +37,40 @@ LabelledOutputs = Iterable[tuple[BagOutput, Tensor]]
 class Objective(nn.Module, ABC):
     """A loss with its decision rule; all it learns is in its state_dict.
 
-    Subclasses take `(n_classes, embedding_dim, class_counts, *, <settings>)`. With `wants` set to
-    `embedding` the aggregator is built without a head and the objective owns what follows.
+    Subclasses take `(n_classes, embedding_dim, class_counts, *, <settings>)` and implement
+    `forward` and `own_scores`. With `wants` set to `embedding` the aggregator is built without a
+    head and the objective owns what follows.
+
+    Attributes:
+        wants: what of the aggregator the loss works on.
+        needs_pairs: the loss compares bags of one step, so a step of one bag has none.
+        own_prior: class prior under which the own rule's probabilities are meant: that of the
+            training bags, equal shares, or None where they are no estimate of a posterior.
 
     Args:
         n_classes: C.
         embedding_dim: E of the aggregator.
         class_counts: training bags per class, all above 0.
+        predict: which rule decides; see `wsi.objectives.rules`.
 
     Raises:
         TrainingError: a class has no training bag.
     """
 
     wants: ClassVar[Literal["logits", "embedding"]] = "logits"
+    needs_pairs: ClassVar[bool] = False
+    own_prior: ClassVar[Literal["training", "uniform"] | None] = "training"
     class_counts: Tensor
+    settled: Tensor
 
-    def __init__(self, n_classes: int, embedding_dim: int, class_counts: Sequence[int]) -> None:
+    def __init__(
+        self,
+        n_classes: int,
+        embedding_dim: int,
+        class_counts: Sequence[int],
+        *,
+        predict: Predict = "own",
+    ) -> None:
         super().__init__()
         if n_classes < 2 or len(class_counts) != n_classes:
             raise TrainingError(
@@ -58,15 +85,56 @@ class Objective(nn.Module, ABC):
             )
         self.n_classes = n_classes
         self.embedding_dim = embedding_dim
+        self.predict: Predict = predict
         self.register_buffer("class_counts", torch.tensor(list(class_counts), dtype=torch.int64))
+        self.register_buffer("settled", torch.tensor(RULES.index("own")))
+        self.class_mean = self._class_mean_rule()
+        self.probe = LinearProbe(n_classes, embedding_dim)
 
     @abstractmethod
     def forward(self, output: BagOutput, y: Tensor) -> Tensor:
         """Return the loss, a scalar, of B bags with classes y (B,) int64."""
 
     @abstractmethod
+    def own_scores(self, output: BagOutput) -> Tensor:
+        """Return (B, C), higher is likelier; their softmax is what the loss takes for p(c | x)."""
+
     def probabilities(self, output: BagOutput) -> Tensor:
-        """Return (B, C) float64 by this objective's decision rule; rows sum to 1."""
+        """Return (B, C) float64 by the settled rule, the own one until then; rows sum to 1."""
+        return self.scores(output, self.rule).double().softmax(-1)
+
+    @property
+    def rule(self) -> RuleName:
+        """Return the rule that decides."""
+        return RULES[int(self.settled)]
+
+    def scores(self, output: BagOutput, rule: RuleName) -> Tensor:
+        """Return the scores (B, C) of one rule, at its temperature."""
+        if rule == "own":
+            return self.own_scores(output)
+        if rule == "class_mean":
+            return self.class_mean.scores(self.points(output))
+        return self.probe.scores(output.embedding)
+
+    def points(self, output: BagOutput) -> Tensor:
+        """Return what class means are taken of (B, M): the embeddings."""
+        return output.embedding.float()
+
+    def settle_own(self, val: Sequence[tuple[BagOutput, Tensor]]) -> None:
+        """Fit what the own rule leaves to validation bags: nothing, for a posterior as trained."""
+
+    def linear_head(self) -> tuple[Tensor, Tensor] | None:
+        """Return W (C, E), b (C,), in which the deciding scores are linear in the embedding.
+
+        They may lack a term that all classes share. None where the scores are not linear, or are
+        those of the aggregator's own head.
+        """
+        if self.rule == "class_mean":
+            return self.class_mean.linear()
+        return self.probe.linear() if self.rule == "probe" else None
+
+    def _class_mean_rule(self) -> ClassMeans:
+        return ClassMeans(self.n_classes, self.embedding_dim)
 
     def before_fit(self, outputs: LabelledOutputs) -> None:
         """See every training bag once before the first step, without gradient."""
@@ -74,10 +142,57 @@ class Objective(nn.Module, ABC):
     def after_step(self, output: BagOutput, y: Tensor) -> None:
         """See the batch again after the optimiser's step."""
 
+    @torch.no_grad()
     def after_fit(
         self, train_outputs: LabelledOutputs, val_outputs: LabelledOutputs | None
     ) -> None:
-        """Settle the decision rule from training and validation bags, without gradient."""
+        """Settle the decision rule from training and validation bags, without gradient.
+
+        Class means and probe come from training bags, their temperatures from validation bags,
+        and with predict=auto the choice of rule too; without validation the own rule stands.
+
+        Raises:
+            TrainingError: a class does not occur among the training bags.
+        """
+        candidates: tuple[RuleName, ...] = RULES if self.predict == "auto" else (self.predict,)
+        if set(candidates) != {"own"}:
+            self._settle_rules(candidates, train_outputs)
+        val = None if val_outputs is None else list(val_outputs)
+        if val:
+            self._settle_temperatures(candidates, val)
+        if self.predict != "auto":
+            self.settled.fill_(RULES.index(self.predict))
+        elif val:
+            y = torch.cat([labels for _, labels in val])
+            nll = [balanced_nll(self._scores_of(val, rule), y) for rule in RULES]
+            self.settled.fill_(min(range(len(RULES)), key=nll.__getitem__))
+
+    def _settle_rules(self, rules: Sequence[RuleName], outputs: LabelledOutputs) -> None:
+        seen = [(self.points(o).double(), o.embedding.double(), y) for o, y in outputs]
+        points, embeddings, y = (torch.cat(parts) for parts in zip(*seen))
+        if "class_mean" in rules:
+            self.class_mean.settle(points, y)
+        if "probe" in rules:
+            self.probe.settle(embeddings, y)
+
+    def _settle_temperatures(
+        self, rules: Sequence[RuleName], val: Sequence[tuple[BagOutput, Tensor]]
+    ) -> None:
+        """Fit the temperatures of the rules to validation bags."""
+        if "own" in rules:
+            self.settle_own(val)
+        y = torch.cat([labels for _, labels in val])
+        settled: dict[RuleName, ClassMeans | LinearProbe] = {
+            "class_mean": self.class_mean,
+            "probe": self.probe,
+        }
+        for name, rule in settled.items():
+            if name in rules:
+                rule.tau.fill_(1.0)
+                rule.tau.fill_(fitted_tau(self._scores_of(val, name), y, rule.scale))
+
+    def _scores_of(self, outputs: Sequence[tuple[BagOutput, Tensor]], rule: RuleName) -> Tensor:
+        return torch.cat([self.scores(output, rule).double() for output, _ in outputs])
 
     def balanced_weights(self) -> Tensor:
         """Return 1 / (C pi_y) per class (C,), pi the training frequencies; 1 when balanced."""

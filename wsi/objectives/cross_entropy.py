@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from wsi.objectives.base import BagOutput, Objective, class_logits
+from wsi.objectives.rules import Predict
 
 
 class CrossEntropy(Objective):
@@ -23,6 +24,7 @@ class CrossEntropy(Objective):
         embedding_dim: E of the aggregator.
         class_counts: training bags per class.
         weight: `none`, or `balanced` for 1 / (C pi_y), pi the training frequencies.
+        predict: which rule decides; see `wsi.objectives.rules`.
     """
 
     wants = "logits"
@@ -35,8 +37,9 @@ class CrossEntropy(Objective):
         class_counts: Sequence[int],
         *,
         weight: Literal["none", "balanced"] = "none",
+        predict: Predict = "own",
     ) -> None:
-        super().__init__(n_classes, embedding_dim, class_counts)
+        super().__init__(n_classes, embedding_dim, class_counts, predict=predict)
         weights = self.balanced_weights() if weight == "balanced" else torch.ones(n_classes)
         self.register_buffer("weights", weights)
 
@@ -46,6 +49,6 @@ class CrossEntropy(Objective):
         losses = functional.cross_entropy(logits, y, reduction="none")
         return (self.weights.to(logits.dtype)[y] * losses).mean()
 
-    def probabilities(self, output: BagOutput) -> Tensor:
-        """Return the softmax of the logits (B, C)."""
-        return class_logits(output).double().softmax(-1)
+    def own_scores(self, output: BagOutput) -> Tensor:
+        """Return the logits (B, C)."""
+        return class_logits(output)
