@@ -8,7 +8,10 @@ OBJECTIVES = Registry(
     "objective",
     {
         "ce": "wsi.objectives.cross_entropy:CrossEntropy",
+        "pc_softmax": "wsi.objectives.pc_softmax:PCSoftmax",
         "ncmi": "wsi.objectives.ncmi:NCMI",
+        "ncmi_softmax": "wsi.objectives.ncmi_softmax:NCMISoftmax",
+        "cosine_pc": "wsi.objectives.cosine_pc:CosinePC",
     },
     group="wsi.objectives",
 )

@@ -1,0 +1,63 @@
+"""Cosine softmax to fixed prototypes with the class prior: the plain control of NCMI."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.nn import functional
+
+from wsi.objectives.base import BagOutput, Objective
+from wsi.objectives.checks import require_positive
+from wsi.objectives.heads import CosineHead
+from wsi.objectives.prior import Prior, log_prior, retargeted
+from wsi.objectives.rules import Predict
+
+
+class CosinePC(Objective):
+    """CE(u / T + log pi, y), u_c the cosine to fixed prototype c; decides by the largest u.
+
+    It shares with `ncmi` the projection, the prototypes and the normalisation, and has the prior
+    of `pc_softmax`: what NCMI gains beyond this control is its own.
+
+    Args:
+        n_classes: C.
+        embedding_dim: E of the aggregator.
+        class_counts: training bags per class.
+        temperature: T.
+        m: dimensions of the projection; max(32, 4 C) when not given.
+        prior: pi, the prior of the bags trained on.
+        predict: which rule decides; see `wsi.objectives.rules`.
+
+    Source: ours; normalised softmax as in Wang et al. 2017 (arXiv 1704.06369), prior as in Menon
+    et al. 2021 (arXiv 2007.07314).
+    """
+
+    wants = "embedding"
+    own_prior = "uniform"
+    log_pi: Tensor
+
+    def __init__(
+        self,
+        n_classes: int,
+        embedding_dim: int,
+        class_counts: Sequence[int],
+        *,
+        temperature: float = 0.067,
+        m: int | None = None,
+        prior: Prior = "training",
+        predict: Predict = "own",
+    ) -> None:
+        super().__init__(n_classes, embedding_dim, class_counts, predict=predict)
+        require_positive("cosine_pc", temperature=temperature)
+        self._temperature = temperature
+        self.head = CosineHead(n_classes, embedding_dim, m)
+        self.register_buffer("log_pi", log_prior(prior, class_counts))
+
+    def forward(self, output: BagOutput, y: Tensor) -> Tensor:
+        """Return the mean cross-entropy in nats."""
+        return functional.cross_entropy(retargeted(self.own_scores(output), self.log_pi), y)
+
+    def own_scores(self, output: BagOutput) -> Tensor:
+        """Return u / T (B, C)."""
+        return self.head(output) / self._temperature
