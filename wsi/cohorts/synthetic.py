@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,14 +25,16 @@ class Planned:
     seed: int
 
 
-def plan_cohort(per_class_and_site: int = 4, seed: int = 0) -> list[Planned]:
+def plan_cohort(
+    per_class_and_site: int = 4, seed: int = 0, sites: Sequence[Site] = SITES
+) -> list[Planned]:
     """Return the slides of a synthetic cohort: every third patient has two.
 
     Patients have one class and one site, so grouped and stratified splits are possible.
     """
     rng = np.random.default_rng(seed)
     planned = []
-    for site in SITES:
+    for site in sites:
         patients = 0
         for label in CLASSES:
             for k in range(per_class_and_site):

@@ -1,0 +1,1 @@
+"""Which objective helps where: data sets, studies and the page that reports them."""
