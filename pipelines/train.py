@@ -28,7 +28,7 @@ from wsi.errors import BagCorruptError, CohortError, ConfigError, ResourceError
 from wsi.evaluation import METRICS, Predictions, join_labels, write_predictions
 from wsi.files import publish, publish_bytes, publish_json, sha256_file, sha256_json
 from wsi.findings import few
-from wsi.objectives import OBJECTIVES
+from wsi.objectives import check_objective
 from wsi.specs import Config
 from wsi.splits import Fold, Splits, make_splits, read_splits, write_splits
 from wsi.splits.folds import audited
@@ -79,7 +79,7 @@ class Cell:
 def run(config: Config, options: Options, console: Console) -> int:
     """Train, predict, score and report; a rerun trains only what is missing."""
     AGGREGATORS.check(config.aggregator.name, config.aggregator.params)
-    OBJECTIVES.check(config.objective.name, config.objective.params)
+    check_objective(config.objective.name, config.objective.params, config.fit.bags_per_step)
     check_device(options.device)
     whole = read_cohort(options.cohort, config.data.label, config.data.classes)
     store = open_store(options.bags)
