@@ -15,7 +15,9 @@ from wsi.objectives.rules import Predict
 
 
 class Center(Objective):
-    """CE(n, y) + weight / 2 mean_i |z_i - c_{y_i}|^2, z the bag embedding.
+    """Cross-entropy with embeddings drawn to the moving centre of their class.
+
+    CE(n, y) + weight / 2 mean_i |z_i - c_{y_i}|^2, z the bag embedding.
 
     After each step a centre moves by alpha sum_i (z_i - c) / (1 + n) over the n bags of its class.
     Centres start at 0.

@@ -18,7 +18,9 @@ _MOMENTUM = 0.9  # of the centroids
 
 
 class CMIC(PairObjective):
-    """CE(n, y) + lambda mean_i KL(p_i || Q_{y_i}) - beta mean_{u,v} 1{y_u != y_v} H(p_u, p_v).
+    """Cross-entropy constrained by conditional mutual information of class probabilities (pairs).
+
+    CE(n, y) + lambda mean_i KL(p_i || Q_{y_i}) - beta mean_{u,v} 1{y_u != y_v} H(p_u, p_v).
 
     p is the softmax of the logits and Q_c the centroid of class c in the simplex of classes: the
     mean of p over its training bags before the first step, then a moving average. H is the

@@ -17,7 +17,9 @@ from wsi.objectives.rules import Predict
 
 
 class CosineCE(Objective):
-    """CE(u / T, y), u_c the cosine between the bag embedding and the learned vector of class c.
+    """Cosine softmax with learned class vectors.
+
+    CE(u / T, y), u_c the cosine between the bag embedding and the learned vector of class c.
 
     Args:
         n_classes: C.

@@ -15,7 +15,9 @@ from wsi.objectives.weights import Weight, class_weights
 
 
 class CrossEntropy(Objective):
-    """mean_i w_{y_i} (-sum_c t_ic log softmax(n_i)_c), n the logits, t the label.
+    """Cross-entropy: CE(n, y) of the logits n; plain, class-balanced, or with smoothed labels.
+
+    mean_i w_{y_i} (-sum_c t_ic log softmax(n_i)_c), n the logits, t the label.
 
     The weight multiplies each bag and the mean is plain. torch's weighted mean divides by the sum
     of the weights instead, which cancels them for a batch of one bag. Balanced weights make the

@@ -15,7 +15,9 @@ from wsi.objectives.weights import Weight, class_weights
 
 
 class DotRegression(TemperedObjective):
-    """mean_i w_{y_i} (1 - u_{y_i})^2 / 2, u_c the cosine to fixed prototype c.
+    """Regression of the cosine to a fixed prototype: (1 - u_y)^2 / 2, class-balanced.
+
+    mean_i w_{y_i} (1 - u_{y_i})^2 / 2, u_c the cosine to fixed prototype c.
 
     Args:
         n_classes: C.

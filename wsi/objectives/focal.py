@@ -15,7 +15,9 @@ from wsi.objectives.weights import Weight, class_weights
 
 
 class Focal(Objective):
-    """mean_i w_{y_i} (1 - p_{y_i})^gamma (-log p_{y_i}), p the softmax of the logits.
+    """Focal loss, (1 - p_y)^gamma (-log p_y): looks away from bags already right.
+
+    mean_i w_{y_i} (1 - p_{y_i})^gamma (-log p_{y_i}), p the softmax of the logits.
 
     Its minimiser is flatter than the posterior, so that p ranks but does not estimate.
 

@@ -15,7 +15,9 @@ from wsi.objectives.rules import Predict
 
 
 class NCMIHarmonic(Objective):
-    """-log of pi_y (d_y + eps)^-k over sum_c pi_c (d_c + eps)^-k, d_c = KL(p || q_c) / D.
+    """Inverse powers of divergences to fixed prototypes: NCMI against each rival class.
+
+    -log of pi_y (d_y + eps)^-k over sum_c pi_c (d_c + eps)^-k, d_c = KL(p || q_c) / D.
 
     That is log(1 + sum_c pi_c / pi_y ((d_y + eps) / (d_c + eps))^k) over the rivals c: NCMI's
     numerator over the distance to each of them. Decides by the least d.

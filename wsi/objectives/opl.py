@@ -16,7 +16,9 @@ from wsi.objectives.rules import Predict
 
 
 class OPL(PairObjective):
-    """CE(n, y) + weight [(1 - s) + gamma |d|].
+    """Cross-entropy with embeddings aligned within classes, at right angles between (pairs).
+
+    CE(n, y) + weight [(1 - s) + gamma |d|].
 
     s and d are the mean cosines of embeddings over pairs of equal and of different classes in the
     step. Without a pair of equal classes 1 - s is 0, without one of different classes d is.

@@ -15,7 +15,9 @@ from wsi.objectives.tempered import TemperedObjective
 
 
 class Square(TemperedObjective):
-    """mean_i (1 / C) [k (n_y - M)^2 + sum_{j != y} n_j^2], n the logits.
+    """Square loss on the logits: regression to the label.
+
+    mean_i (1 / C) [k (n_y - M)^2 + sum_{j != y} n_j^2], n the logits.
 
     Args:
         n_classes: C.

@@ -13,7 +13,9 @@ from wsi.objectives.rules import Predict
 
 
 class Squentropy(Objective):
-    """CE(n, y) + mean_i 1 / (C - 1) sum_{j != y} n_j^2, n the logits. It has no setting.
+    """Cross-entropy plus the square of the other logits; without settings of its own.
+
+    CE(n, y) + mean_i 1 / (C - 1) sum_{j != y} n_j^2, n the logits.
 
     Args:
         n_classes: C.

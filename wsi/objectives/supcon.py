@@ -19,7 +19,9 @@ _MOMENTUM = 0.9  # of the class directions
 
 
 class SupCon(PairObjective):
-    """mean_i -1/|P(i)| sum_{p in P(i)} log [e^{z_i.z_p / T} / sum_{a != i} e^{z_i.z_a / T}].
+    """Supervised contrastive loss: bags of a class drawn together, no classifier (pairs).
+
+    mean_i -1/|P(i)| sum_{p in P(i)} log [e^{z_i.z_p / T} / sum_{a != i} e^{z_i.z_a / T}].
 
     z is the unit-length projection of the bag embedding, by a network of one hidden layer, and P(i)
     the other bags of the class of i in the step. Bags without one are no anchors, and a step
