@@ -14,6 +14,7 @@ OBJECTIVES = Registry(
         "ce": "wsi.objectives.cross_entropy:CrossEntropy",
         "pc_softmax": "wsi.objectives.pc_softmax:PCSoftmax",
         "ncmi": "wsi.objectives.ncmi:NCMI",
+        "hybrid": "wsi.objectives.hybrid:Hybrid",
         "ncmi_softmax": "wsi.objectives.ncmi_softmax:NCMISoftmax",
         "ncmi_harmonic": "wsi.objectives.ncmi_harmonic:NCMIHarmonic",
         "cosine_pc": "wsi.objectives.cosine_pc:CosinePC",

@@ -11,6 +11,7 @@ from wsi.objectives.base import BagOutput, Objective, class_logits
 from wsi.objectives.checks import require_within
 from wsi.objectives.precision import full_logits
 from wsi.objectives.rules import Predict
+from wsi.objectives.totals import mean_over_bags
 from wsi.objectives.weights import Weight, class_weights
 
 
@@ -20,8 +21,9 @@ class CrossEntropy(Objective):
     mean_i w_{y_i} (-sum_c t_ic log softmax(n_i)_c), n the logits, t the label.
 
     The weight multiplies each bag and the mean is plain. torch's weighted mean divides by the sum
-    of the weights instead, which cancels them for a batch of one bag. Balanced weights make the
-    head's probabilities those under equal shares of classes.
+    of the weights instead, which cancels them for a batch of one bag. In training mode under
+    `torch.distributed` the mean is over the bags of all processes. Balanced weights make the head's
+    probabilities those under equal shares of classes.
 
     Args:
         n_classes: C.
@@ -62,7 +64,7 @@ class CrossEntropy(Objective):
         """Return the mean weighted cross-entropy in nats."""
         n = full_logits(output)
         losses = functional.cross_entropy(n, y, reduction="none", label_smoothing=self._smoothing)
-        return (self.weights.to(n)[y] * losses).mean()
+        return mean_over_bags(self.weights.to(n)[y] * losses, shared=self.training)
 
     def own_scores(self, output: BagOutput) -> Tensor:
         """Return the logits (B, C)."""
