@@ -151,6 +151,9 @@ def _begin(plan: Plan) -> None:
     """Prepare a process: import what fits need, and end when its parent does."""
     global _bench
     _bench = Bench(plan)
+    if plan.device == "cpu":
+        # Every step of an optimiser asks for accelerators, which takes a tenth of a small fit.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()

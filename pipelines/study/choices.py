@@ -72,8 +72,10 @@ def _standing(selection: str, arm: str, rate: float, fits: Sequence[Summary]) ->
     failed = next((fit["failed"] for fit in fits if fit["failed"]), None)
     if failed:
         return Standing(selection, arm, rate, len(fits), None, None, None, failed)
-    means = (float(np.mean([fit[k] for fit in fits])) for k in ("monitor", "nll", "macro_f1"))
-    return Standing(selection, arm, rate, len(fits), *means)
+    monitor, nll, macro_f1 = (
+        float(np.mean([fit[k] for fit in fits])) for k in ("monitor", "nll", "macro_f1")
+    )
+    return Standing(selection, arm, rate, len(fits), monitor, nll, macro_f1)
 
 
 def best(candidates: Iterable[Standing], *, lower: bool) -> Standing | None:

@@ -92,17 +92,18 @@ def against(
     Those to the rival are corrected over all arms (Holm); those of arms outside study.rivals to
     each control over these arms.
     """
-    main = compare(runs, metric, spec, reference=rival)
     names = [name for name, _ in runs]
     tested = [name for name in names if name not in study.rivals]
-    controls = {}
-    for control in study.controls:
-        others = [name for name in tested if name != control]
-        if control in names and control != rival and others:
-            chosen = [(name, made) for name, made in runs if name in (control, *others)]
-            controls[control] = compare(chosen, metric, spec, reference=control)["differences"]
+    controls = {
+        control: [name for name in tested if name != control]
+        for control in study.controls
+        if control in names and control != rival
+    }
+    controls = {control: others for control, others in controls.items() if others}
+    found = compare(runs, metric, spec, rival, controls)
     keys = ("metric", "higher_is_better", "level", "n", "n_patients", "runs", "differences")
-    return {key: main[key] for key in keys} | {"controls": controls, "notes": main["notes"]}
+    more = {"controls": found.get("controls", {}), "notes": found["notes"]}
+    return {key: found[key] for key in keys} | more
 
 
 def selection_table(selections: Mapping[str, Json], headline: str) -> list[Json]:

@@ -67,14 +67,14 @@ def run(config: Config, options: Options, console: Console) -> int:
     plan = _plan(config, options, configs, material, splits, seeds, inputs)
     _say_plan(plan, config, console)
     if options.dry_run:
-        return _dry_run(plan, options, console)
+        return _dry_run(plan, config, options, console)
     folder = StudyDir(options.out)
     folder.begin(config, inputs)
     for selection, split in splits.items():
         write_splits(split, folder.splits(selection))
     with _claims(options, config) as claims, benches(plan, options.jobs) as pool:
         sharing = Sharing(plan, claims, pool, options.jobs, console)
-        _estimate(sharing, options, console)
+        _estimate(sharing, config, options, console)
         tuned = sharing.complete(plan.rate_cells(), "rates")
         found = standings(tuned)
         lower = config.fit.monitor == "loss"
@@ -86,8 +86,8 @@ def run(config: Config, options: Options, console: Console) -> int:
             console.result({"schema": SCHEMA, "stage": "rates", **_rates_json(found, chosen)})
             return 0
         _need_two(chosen)
-        rates = {s: {a: c.rate for a, c in arms.items()} for s, arms in chosen.items()}
-        final = sharing.complete(plan.final_cells(rates), "final")
+        final = sharing.complete(plan.final_cells(_rates(chosen)), "final")
+    notes += _failures(final, console)
     result = _results(plan, config, material, truth, chosen, tuned, final, notes, splits)
     write_results(folder, result, console)
     show_results(result, console)
@@ -166,23 +166,19 @@ def _say_plan(plan: Plan, config: Config, console: Console) -> None:
 
 def _final_count(plan: Plan) -> str:
     """Return the final fits to come; those of the seeds that tuned the rate are there already."""
-    first = {selection: dict.fromkeys(plan.configs, plan.rates[0]) for selection in plan.folds}
-    every = len(plan.final_cells(first))
-    new = every - every * plan.rate_seeds // len(plan.seeds)
-    return f"{counted(every, 'fit')}, {new:,} of them new"
+    every = len(plan.configs) * len(plan.seeds) * sum(map(len, plan.folds.values()))
+    return f"{counted(every, 'fit')}, {_new_fits(plan):,} of them new"
 
 
 def _new_fits(plan: Plan) -> int:
-    first = {selection: dict.fromkeys(plan.configs, plan.rates[0]) for selection in plan.folds}
-    every = len(plan.final_cells(first))
-    return every - every * plan.rate_seeds // len(plan.seeds)
+    of_seed = len(plan.configs) * sum(map(len, plan.folds.values()))
+    return of_seed * (len(plan.seeds) - plan.rate_seeds)
 
 
-def _dry_run(plan: Plan, options: Options, console: Console) -> int:
+def _dry_run(plan: Plan, config: Config, options: Options, console: Console) -> int:
     """Say how long all would take, by one fit that is thrown away."""
     cells = plan.rate_cells()
     done = summaries(plan, cells)
-    todo = len(cells) - len(done) + (_new_fits(plan) if options.until == "final" else 0)
     if done:
         each = _mean_seconds(done.values())
     else:
@@ -190,21 +186,37 @@ def _dry_run(plan: Plan, options: Options, console: Console) -> int:
             bench = Bench(with_root(plan, Path(aside)))
             bench.fit(cells[0], keep=False)  # reads the bags
             each = float(bench.fit(cells[-1], keep=False)["seconds"])
-    _say_hours(todo, each, options.jobs, console)
+    _say_hours(_left(plan, done, config, options), each, options.jobs, console)
     console.say("nothing was fitted")
     counts = {"rates": len(cells), "final_new": _new_fits(plan), "done": len(done)}
     console.result({"schema": SCHEMA, "stage": "plan", "fits": counts, "seconds_each": each})
     return 0
 
 
-def _estimate(sharing: Sharing, options: Options, console: Console) -> None:
+def _estimate(sharing: Sharing, config: Config, options: Options, console: Console) -> None:
     """Say how long all will take, by the fits that are done, or by the first ones."""
     cells = sharing.plan.rate_cells()
     done = summaries(sharing.plan, cells)
     if not done:
         done = sharing.complete(cells[: max(2, options.jobs)], "first fits")
-    todo = len(cells) - len(done) + (_new_fits(sharing.plan) if options.until == "final" else 0)
-    _say_hours(todo, _mean_seconds(done.values()), options.jobs, console)
+    left = _left(sharing.plan, done, config, options)
+    _say_hours(left, _mean_seconds(done.values()), options.jobs, console)
+
+
+def _left(plan: Plan, done: Mapping[CellId, Summary], config: Config, options: Options) -> int:
+    """Return how many fits are to be made, `done` being those of the rates that are there."""
+    missing = len(plan.rate_cells()) - len(done)
+    if options.until == "rates":
+        return missing
+    if missing:
+        return missing + _new_fits(plan)
+    lower = config.fit.monitor == "loss"
+    final = plan.final_cells(_rates(choose_rates(standings(done), plan.rates, lower=lower)))
+    return len(final) - len(summaries(plan, final))
+
+
+def _rates(chosen: Mapping[str, Mapping[str, Choice]]) -> dict[str, dict[str, float]]:
+    return {s: {arm: choice.rate for arm, choice in arms.items()} for s, arms in chosen.items()}
 
 
 def _mean_seconds(done: Any) -> float:
@@ -215,8 +227,8 @@ def _mean_seconds(done: Any) -> float:
 def _say_hours(todo: int, each: float, jobs: int, console: Console) -> None:
     hours = todo * each / jobs / 3600
     console.say(
-        f"{counted(todo, 'fit')} to do at {each:.2g} s each: about {hours:.2g} hours on "
-        f"{counted(jobs, 'process').replace('processs', 'processes')}"
+        f"{counted(todo, 'fit')} to do at {each:.2g} s each: about {hours:.2g} hours with "
+        f"--jobs {jobs}"
     )
 
 
@@ -254,6 +266,21 @@ def _remarks(
     return remarks
 
 
+def _failures(final: Mapping[CellId, Summary], console: Console) -> list[str]:
+    """Return, and say, which arms have no result because a final fit failed."""
+    first: dict[tuple[str, str], str] = {}
+    for cell, summary in final.items():
+        if summary["failed"]:
+            first.setdefault((cell.selection, cell.arm), f"{cell.name}: {summary['failed']}")
+    remarks = [
+        f"{arm}, selection by {selection}: left out, a final fit failed ({said})"
+        for (selection, arm), said in first.items()
+    ]
+    for remark in remarks:
+        console.warn(remark)
+    return remarks
+
+
 def _need_two(chosen: Mapping[str, Mapping[str, Choice]]) -> None:
     if not any(len(arms) > 1 for arms in chosen.values()):
         raise TrainingError(
@@ -265,7 +292,7 @@ def _need_two(chosen: Mapping[str, Mapping[str, Choice]]) -> None:
 def _rates_json(found: Sequence[Any], chosen: Mapping[str, Mapping[str, Choice]]) -> dict[str, Any]:
     return {
         "rates": [standing.to_json() for standing in found],
-        "chosen": {s: {a: c.rate for a, c in arms.items()} for s, arms in chosen.items()},
+        "chosen": _rates(chosen),
     }
 
 
