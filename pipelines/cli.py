@@ -698,6 +698,57 @@ def train(
 
 
 @app.command(group=_LEARN)
+def study(
+    *settings: Settings,
+    cohort: Path,
+    bags: Path,
+    out: Path,
+    splits: Path | None = None,
+    jobs: Jobs = 1,
+    device: str = "cpu",
+    until: Literal["rates", "final"] = "final",
+    allow_few_seeds: Annotated[bool, Parameter(negative=())] = False,
+    dry_run: Annotated[bool, Parameter(negative=())] = False,
+    common: Common = COMMON,
+) -> int:
+    """Compare objectives fairly: same splits and seeds, rates tuned alike, paired intervals.
+
+    Every arm of study.arms tries every rate of study.rates on validation, then is fitted with all
+    seeds at its best rate. Rerun to go on; further processes with the same --out share the fits.
+
+    Example: wsi study --cohort cohort.csv --bags OUT/bags --out STUDY --jobs 2 fit.seeds=8
+    study.arms=[ce,balanced-ce,ncmi] data.classes=[negative,itc,micro,macro]
+
+    Parameters
+    ----------
+    cohort
+        Table of slides, patients, labels, sites.
+    bags
+        Folder of bags of one recipe.
+    out
+        Study folder; made new, or continued where it stopped.
+    splits
+        Use the test parts of these splits in place of making them from split.*.
+    jobs
+        Processes that fit side by side, one thread each.
+    device
+        Where to fit: cpu, cuda, cuda:1.
+    until
+        Stop after the rates, for a cheap look at validation.
+    allow_few_seeds
+        Take fit.seeds as they are, also when they are fewer than study.least_seeds.
+    dry_run
+        Say how many fits and hours it takes, by one fit that is thrown away.
+    """
+    from pipelines.config import load_config
+    from pipelines.study.run import Options, run
+
+    options = Options(cohort, bags, out, splits, jobs, device, until, allow_few_seeds, dry_run)
+    console = common.console(None if dry_run else out / "study.log")
+    return run(load_config(settings), options, console)
+
+
+@app.command(group=_LEARN)
 def evaluate(
     *runs: Path,
     by: Annotated[

@@ -50,7 +50,7 @@ _COMPONENTS: dict[str, Registry] = {
 }
 
 
-TRAINING = ("data", "split", "aggregator", "objective", "fit", "evaluate")
+TRAINING = ("data", "split", "aggregator", "objective", "fit", "evaluate", "study")
 """Settings that make no bag: of labels, models and results."""
 
 

@@ -122,8 +122,9 @@ def _type(annotation: Any) -> str:
         return " | ".join(map(str, arguments))
     if origin in (Union, UnionType):
         return " | ".join(dict.fromkeys(_type(argument) for argument in arguments))
-    if origin is tuple:
-        size = f"{len(arguments)} x " if Ellipsis not in arguments else "list of "
+    if origin in (tuple, list):
+        fixed = origin is tuple and Ellipsis not in arguments
+        size = f"{len(arguments)} x " if fixed else "list of "
         return f"{size}{_type(arguments[0])}"
     return _WORDS.get(annotation, str(annotation))
 

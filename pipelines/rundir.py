@@ -98,7 +98,7 @@ class RunDir:
     def _refuse_another_run(self, config: Config, inputs: dict[str, Any]) -> None:
         old = pipelines.config.read_config(self.config).model_dump(mode="json")
         new = config.model_dump(mode="json")
-        changed = [f"{key} {a} -> {b}" for key, a, b in _differences(old, new)]
+        changed = [f"{key} {a} -> {b}" for key, a, b in differences(old, new)]
         before = self.read_inputs()
         changed += [key for key in inputs if before.get(key) != inputs[key]]
         if changed:
@@ -134,10 +134,11 @@ def _cuda() -> str | None:
     return f"{torch.version.cuda}, {torch.cuda.get_device_name(0)}"
 
 
-def _differences(old: Any, new: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
+def differences(old: Any, new: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
+    """Return dotted key, old and new value of all that differs between two settings."""
     if isinstance(old, dict) and isinstance(new, dict):
         found = []
         for key in {**old, **new}:
-            found += _differences(old.get(key), new.get(key), f"{prefix}{key}.")
+            found += differences(old.get(key), new.get(key), f"{prefix}{key}.")
         return found
     return [] if old == new else [(prefix.rstrip("."), old, new)]

@@ -302,6 +302,104 @@ class EvaluateSpec(Spec):
     seed: int = Field(default=0, description="seed of the resampling")
 
 
+BALANCED_CE = "balanced-ce"
+
+
+def _arm(value: Any) -> Any:
+    if value == BALANCED_CE:
+        return {"label": BALANCED_CE, "name": "ce", "weight": "balanced"}
+    if isinstance(value, str):
+        return {"label": value, "name": value}
+    if isinstance(value, dict) and "label" not in value:
+        other = value.get("aggregator")
+        inner = other.get("name") if isinstance(other, dict) else other
+        return {"label": value.get("name") or inner or ""} | value
+    return value
+
+
+class ArmSpec(BaseModel):
+    """One of the things a study compares: an objective with its parameters beside its name.
+
+    An arm may set the aggregator, too; without a name it has the objective of the settings.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    label: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=60)]
+    name: str | None = None
+    aggregator: Annotated[Component, BeforeValidator(_component)] | None = None
+
+    @property
+    def objective(self) -> Component | None:
+        """Return the objective with its parameters, or None to keep that of the settings."""
+        if self.name is None:
+            return None
+        return Component.model_validate({"name": self.name, **(self.model_extra or {})})
+
+    @model_validator(mode="after")
+    def _differs_from_the_settings(self) -> ArmSpec:
+        if self.name is None and (self.aggregator is None or self.model_extra):
+            raise ValueError("an arm needs the name of an objective, or an aggregator")
+        return self
+
+
+Arm = Annotated[ArmSpec, BeforeValidator(_arm)]
+_CORE = ("ce", BALANCED_CE, "pc_softmax", "cosine_pc", "ncmi", "ncmi_softmax")
+
+
+class StudySpec(Spec):
+    """What `wsi study` compares, and how it is tuned."""
+
+    arms: tuple[Arm, ...] = Field(
+        default=tuple(ArmSpec.model_validate(_arm(name)) for name in _CORE),
+        description="objectives by name, or {label: ..., name: ..., <setting>: ...}; an arm may "
+        "set an aggregator, too; balanced-ce is ce with weight=balanced",
+    )
+    rates: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        default=(1e-4, 3e-4, 1e-3, 3e-3), description="learning rates tried for every arm"
+    )
+    rate_seeds: Annotated[int, Field(ge=1)] = Field(
+        default=1, description="how many of the seeds tune the rate"
+    )
+    least_seeds: Annotated[int, Field(ge=1)] = Field(
+        default=8, description="fit.seeds is completed to this many for the final fits"
+    )
+    selection: tuple[Literal["patient", "site"], ...] = Field(
+        default=("patient", "site"),
+        description="validation parts by which epochs and rates are chosen, side by side",
+    )
+    rivals: tuple[str, ...] = Field(
+        default=("ce", BALANCED_CE, "pc_softmax"),
+        description="arms of which the best on validation is what all others are compared with",
+    )
+    controls: tuple[str, ...] = Field(
+        default=("ce", "cosine_pc"),
+        description="arms that those outside study.rivals are compared with, too",
+    )
+    metrics: tuple[str, ...] = Field(
+        default=("macro_f1", "auc", "micro_f1"),
+        description="what is compared on the test parts; the first is the headline",
+    )
+    truth: str | None = Field(
+        default=None,
+        description="label column that test predictions are scored against, where data.label is "
+        "noisy; training and validation never see it",
+    )
+    keep_models: bool = Field(default=False, description="keep the weights of every final fit")
+
+    @model_validator(mode="after")
+    def _is_a_comparison(self) -> StudySpec:
+        labels = [arm.label for arm in self.arms]
+        if len(labels) < 2 or len({label.lower() for label in labels}) < len(labels):
+            raise ValueError("arms must be two or more of different labels")
+        for name, values in (("rates", self.rates), ("selection", self.selection)):
+            if not values or len(set(values)) < len(values):
+                raise ValueError(f"{name} must be a list without repeats")
+        if not self.metrics:
+            raise ValueError("metrics must name at least one")
+        return self
+
+
 class Config(Spec):
     """All settings of a run."""
 
@@ -334,6 +432,7 @@ class Config(Spec):
     )
     fit: FitSpec = FitSpec()
     evaluate: EvaluateSpec = EvaluateSpec()
+    study: StudySpec = StudySpec()
 
     @property
     def encoders(self) -> tuple[Component, ...]:

@@ -10,7 +10,7 @@ import torch
 from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_class_weight
 
-from wsi.errors import TrainingError
+from wsi.errors import ConfigError, TrainingError
 from wsi.objectives.cross_entropy import CrossEntropy
 
 
@@ -50,3 +50,46 @@ def test_an_output_without_logits_is_refused():
         CrossEntropy(3, 4, [1, 1, 1])(
             SimpleNamespace(embedding=torch.zeros(1, 4), logits=None), torch.tensor([0])
         )
+
+
+def test_label_smoothing_is_that_of_torch():
+    output, y = outputs(), torch.arange(9) % 3
+    loss = CrossEntropy(3, 4, [1, 1, 1], label_smoothing=0.2)(output, y)
+    t = 0.8 * np.eye(3)[y.numpy()] + 0.2 / 3
+    log_p = np.log(torch.softmax(output.logits.double(), -1).numpy())
+    np.testing.assert_allclose(loss.item(), -(t * log_p).sum(1).mean(), rtol=1e-5)
+
+
+def test_weights_may_be_given_per_class():
+    output, y = outputs(), np.arange(9) % 3
+    weights = np.array([1.0, 5.0, 0.5])
+    log_p = np.log(torch.softmax(output.logits.double(), -1).numpy())
+    loss = CrossEntropy(3, 4, [1, 1, 1], weight=[1.0, 5.0, 0.5])(output, torch.from_numpy(y))
+    expected = np.mean(weights[y] * -log_p[np.arange(9), y])
+    np.testing.assert_allclose(loss.item(), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "prior"),
+    [
+        ({}, "training"),
+        ({"weight": "balanced"}, "uniform"),
+        ({"weight": [1.0, 2.0, 3.0]}, None),
+        ({"label_smoothing": 0.1}, None),
+    ],
+)
+def test_it_says_under_which_prior_its_probabilities_are_meant(settings, prior):
+    assert CrossEntropy(3, 4, [6, 2, 4], **settings).own_prior == prior
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"weight": [1.0, 2.0]}, "2 weights for 3 classes"),
+        ({"weight": [1.0, 0.0, 2.0]}, "every weight must be above 0"),
+        ({"label_smoothing": 1.5}, "label_smoothing=1.5 must be within 0 and 1"),
+    ],
+)
+def test_impossible_settings_are_refused(settings, problem):
+    with pytest.raises(ConfigError, match=problem):
+        CrossEntropy(3, 4, [1, 1, 1], **settings)

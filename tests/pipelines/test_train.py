@@ -330,6 +330,15 @@ def test_a_patient_on_two_sides_is_refused(
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
+def test_a_loss_over_pairs_of_bags_is_refused_before_the_run_begins(
+    shared_study: Study, tmp_path: Path, refused: Refused
+) -> None:
+    said = refused(shared_study.command(tmp_path / "run", "objective=opl"), 2)
+    assert said.startswith("error[CONFIG]")
+    assert "set fit.bags_per_step=8 or more" in said
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_slide_without_bag_is_named(study: Study, tmp_path: Path, refused: Refused) -> None:
     open_store(study.bags).remove("y-itc-1-0")
     said = refused(study.command(tmp_path / "run"), 5)

@@ -24,7 +24,11 @@ ORIGIN = Origin(recipe="texture-v1_0.5um_256px", epoch=4, monitor="auc", value=0
 
 def model_of(aggregator="abmil", objective="ncmi"):
     config = Config.model_validate(
-        {"aggregator": {"name": aggregator, "hidden": 16}, "objective": objective}
+        {
+            "aggregator": {"name": aggregator, "hidden": 16},
+            "objective": objective,
+            "fit": {"bags_per_step": 2},  # some objectives compare bags
+        }
     )
     return build(config, 6, ["low", "mid", "high"], [4, 5, 6], seed=3)
 

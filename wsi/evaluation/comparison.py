@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from wsi.errors import ConfigError, PredictionsError
-from wsi.evaluation.intervals import FEW_PATIENTS, bootstrap, draw_weights
+from wsi.evaluation.intervals import (
+    FEW_PATIENTS,
+    Resampled,
+    draw_weights,
+    interval_of,
+    resample,
+)
 from wsi.evaluation.metrics import Metric, defined, metric_named
 from wsi.evaluation.predictions import Predictions
 from wsi.evaluation.sample import Sample, make_sample, point, statistic
@@ -23,6 +29,7 @@ def compare(
     metric: str = "macro_f1",
     spec: EvaluateSpec | None = None,
     reference: str | None = None,
+    controls: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
     """Return the runs with their intervals, and the difference of each to a reference.
 
@@ -35,18 +42,23 @@ def compare(
         runs: names and predictions; the mean over seeds of each is compared.
         reference: name of the run to compare with; the first when not given. The best of several
             is no fair reference: it was picked by the same slides.
+        controls: further references by name, with the runs compared with each; `p_holm` of each
+            is corrected for its own number of differences.
 
     Raises:
-        ConfigError: fewer than two runs, repeated names or an unknown reference.
+        ConfigError: fewer than two runs, repeated names or an unknown reference or control.
         PredictionsError: the runs are of different classes, slides, patients or labels.
     """
     spec = spec or EvaluateSpec()
     chosen = metric_named(metric)
     names = [name for name, _ in runs]
     base = reference or (names[0] if names else "")
-    if len(runs) < 2 or len(set(names)) < len(names) or base not in names:
+    further = dict(controls or {})
+    wanted = {base, *further, *(name for those in further.values() for name in those)}
+    if len(runs) < 2 or len(set(names)) < len(names) or not wanted <= set(names):
         raise ConfigError(
-            f"cannot compare runs {', '.join(names) or 'of no name'} with '{base}' — "
+            f"cannot compare runs {', '.join(names) or 'of no name'} with "
+            f"'{', '.join(sorted(wanted - set(names)) or [base])}' — "
             "give two or more runs of different names, the reference among them"
         )
     samples = {name: make_sample(predictions) for name, predictions in runs}
@@ -54,10 +66,14 @@ def compare(
         _refuse_other_slides(base, samples[base], name, samples[name])
     strata = samples[base].strata
     weights = draw_weights(strata, spec)
-    differences = [
-        _difference(chosen, name, base, samples, weights, spec) for name in names if name != base
-    ]
-    _add_holm(differences)
+    resampled = {name: resample(statistic(chosen, samples[name]), weights) for name in names}
+
+    def differences(minus: str, of: Sequence[str]) -> list[dict[str, Any]]:
+        made = [_difference(name, minus, resampled, strata, spec) for name in of if name != minus]
+        _add_holm(made)
+        return made
+
+    more = {"controls": {k: differences(k, of) for k, of in further.items()}} if further else {}
     return {
         "schema": SCHEMA,
         "metric": metric,
@@ -66,9 +82,10 @@ def compare(
         "level": spec.level,
         "n": samples[base].n,
         "n_patients": len(strata),
-        "runs": [_run(chosen, name, samples[name], weights, spec) for name in names],
-        "differences": differences,
+        "runs": [_run(chosen, name, samples[name], resampled[name], spec) for name in names],
+        "differences": differences(base, names),
         "notes": _notes(base, samples),
+        **more,
     }
 
 
@@ -82,9 +99,9 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def _run(
-    metric: Metric, name: str, sample: Sample, weights: np.ndarray, spec: EvaluateSpec
+    metric: Metric, name: str, sample: Sample, resampled: Resampled, spec: EvaluateSpec
 ) -> dict[str, Any]:
-    interval = bootstrap(statistic(metric, sample), weights, sample.strata, spec.level)
+    interval = interval_of(resampled, sample.strata, spec.level)
     values = [point(metric, sample.of_seed(k)) for k in range(len(sample.seeds))]
     return {
         "name": name,
@@ -93,20 +110,18 @@ def _run(
         "high": defined(interval.high),
         "seeds": len(values),
         "seeds_sd": defined(float(np.std(values, ddof=1))) if len(values) > 1 else None,
+        "by_seed": {str(seed): defined(v) for seed, v in zip(sample.seeds, values, strict=True)},
     }
 
 
 def _difference(
-    metric: Metric,
     name: str,
     base: str,
-    samples: dict[str, Sample],
-    weights: np.ndarray,
+    resampled: Mapping[str, Resampled],
+    strata: np.ndarray,
     spec: EvaluateSpec,
 ) -> dict[str, Any]:
-    of_run, of_base = (statistic(metric, samples[key]) for key in (name, base))
-    strata = samples[base].strata
-    interval = bootstrap(lambda w: of_run(w) - of_base(w), weights, strata, spec.level)
+    interval = interval_of(resampled[name] - resampled[base], strata, spec.level)
     p = None
     if not np.isnan(interval.low):
         farther = np.abs(interval.replicates - interval.value) >= abs(interval.value)

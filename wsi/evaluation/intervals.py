@@ -87,8 +87,39 @@ def merge_small_strata(sites: Array) -> Array:
     return np.where(np.isin(codes, lone), target, codes)
 
 
+@dataclass(frozen=True)
+class Resampled:
+    """A statistic as it is, of every replicate (R,), and without each patient in turn (P,)."""
+
+    value: float
+    drawn: Array
+    left_out: Array
+
+    def __sub__(self, other: Resampled) -> Resampled:
+        """Return the difference of two statistics under the same draws."""
+        return Resampled(
+            self.value - other.value, self.drawn - other.drawn, self.left_out - other.left_out
+        )
+
+
+def resample(statistic: Statistic, weights: Array) -> Resampled:
+    """Return a statistic under weights (P, R)."""
+    P = len(weights)
+    value = float(statistic(np.ones((P, 1)))[0])
+    others = _leave_one_out(P) if P > 1 else ()  # without its only patient nothing is left
+    left_out = [statistic(block) for block in others]
+    return Resampled(
+        value, _in_blocks(statistic, weights), np.concatenate([np.empty(0), *left_out])
+    )
+
+
 def bootstrap(statistic: Statistic, weights: Array, strata: Array, level: float) -> Interval:
-    """Return the value of a statistic and its BCa interval over patients.
+    """Return the value of a statistic and its BCa interval over patients; see `interval_of`."""
+    return interval_of(resample(statistic, weights), strata, level)
+
+
+def interval_of(resampled: Resampled, strata: Array, level: float) -> Interval:
+    """Return the value and the BCa interval over patients of a resampled statistic.
 
     The acceleration is that of several samples, one per stratum; below 40 patients the normal
     quantiles give way to `sqrt(n / (n - 1))` times Student's (the expanded interval). Undefined
@@ -98,9 +129,7 @@ def bootstrap(statistic: Statistic, weights: Array, strata: Array, level: float)
 
     Source: Efron 1987; Davison & Hinkley 1997, section 5.3; Hesterberg 2015, section 5.2.
     """
-    P = len(strata)
-    value = float(statistic(np.ones((P, 1)))[0])
-    drawn = _in_blocks(statistic, weights)
+    P, value, drawn = len(strata), resampled.value, resampled.drawn
     replicates = drawn[~np.isnan(drawn)]
     undefined = len(drawn) - len(replicates)
     if np.isnan(value) or P < 2 or len(replicates) == 0:
@@ -108,8 +137,7 @@ def bootstrap(statistic: Statistic, weights: Array, strata: Array, level: float)
     below = _share_below(value, replicates)
     if not ONE_SIDED <= below <= 1 - ONE_SIDED:
         return Interval(value, np.nan, np.nan, replicates, undefined, one_sided=True)
-    left_out = np.concatenate([statistic(block) for block in _leave_one_out(P)])
-    acceleration = _acceleration(left_out, strata)
+    acceleration = _acceleration(resampled.left_out, strata)
     low, high = _bca(value, replicates, acceleration, quantile(level, P))
     return Interval(value, low, high, replicates, undefined)
 

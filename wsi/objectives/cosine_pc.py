@@ -15,7 +15,9 @@ from wsi.objectives.rules import Predict
 
 
 class CosinePC(Objective):
-    """CE(u / T + log pi, y), u_c the cosine to fixed prototype c; decides by the largest u.
+    """Cosine softmax to fixed prototypes with the class prior: the plain control of NCMI.
+
+    CE(u / T + log pi, y), u_c the cosine to fixed prototype c; decides by the largest u.
 
     It shares with `ncmi` the projection, the prototypes and the normalisation, and has the prior
     of `pc_softmax`: what NCMI gains beyond this control is its own.

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsi.objectives.base import BagOutput
-from wsi.objectives.precision import full, no_autocast
+from wsi.objectives.precision import no_autocast
 from wsi.objectives.prototypes import unit_prototypes
 from wsi.objectives.simplex import (
     divergences,
@@ -35,7 +35,7 @@ class CosineHead(nn.Module):
 
     def features(self, output: BagOutput) -> Tensor:
         """Return f (B, m) in at least float32."""
-        return project_embedding(self.projection, output)
+        return project_embedding(self.projection, output.embedding)
 
     def forward(self, output: BagOutput) -> Tensor:
         """Return u (B, C) = cos(f, theta_c)."""
@@ -74,9 +74,8 @@ class DivergenceHead(CosineHead):
         return (divergences(a, self.centroids) / self.D).to(f.dtype)
 
 
-def project_embedding(projection: nn.Module, output: BagOutput) -> Tensor:
+def project_embedding(projection: nn.Module, embedding: Tensor) -> Tensor:
     """Return projection(embedding) (B, m) in at least float32, also under autocast."""
-    embedding = full(output.embedding)
     dtype = next(projection.parameters()).dtype
     with no_autocast(embedding):
         return projection(embedding.to(dtype))

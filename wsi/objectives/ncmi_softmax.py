@@ -15,7 +15,9 @@ from wsi.objectives.rules import Predict
 
 
 class NCMISoftmax(Objective):
-    """CE(-kappa KL(p || q_c) / D + log pi, y); decides by the least KL(p || q_c).
+    """Softmax of divergences to fixed prototypes with the class prior: NCMI as a likelihood.
+
+    CE(-kappa KL(p || q_c) / D + log pi, y); decides by the least KL(p || q_c).
 
     p and the fixed prototypes q_c are those of `ncmi`, D is the mean KL between prototypes. Unlike
     NCMI's ratio, the loss looks hardest at bags that are wrong. As T grows it tends to a cosine

@@ -13,7 +13,9 @@ from wsi.objectives.rules import Predict
 
 
 class PCSoftmax(Objective):
-    """-log[e^{n_y} / sum_c pi_c e^{n_c}], read without the training prior pi.
+    """Cross-entropy with the class prior in the loss, CE(n + log pi, y), and out of the decision.
+
+    -log[e^{n_y} / sum_c pi_c e^{n_c}], read without the training prior pi.
 
     The loss is CE(n + log pi, y) + log pi_y, so its gradients are those of balanced softmax. Its
     minimiser has n_c = log p(x | c) up to a term of x, so softmax(n) is the posterior under equal

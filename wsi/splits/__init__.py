@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from wsi.splits.draw import make_splits
+from wsi.splits.draw import make_splits, revalidated
 from wsi.splits.folds import Fold, Splits
 from wsi.splits.table import audit_splits, read_splits, write_splits
 
-__all__ = ["Fold", "Splits", "audit_splits", "make_splits", "read_splits", "write_splits"]
+__all__ = [
+    "Fold",
+    "Splits",
+    "audit_splits",
+    "make_splits",
+    "read_splits",
+    "revalidated",
+    "write_splits",
+]

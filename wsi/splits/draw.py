@@ -40,6 +40,25 @@ def make_splits(cohort: Cohort, spec: SplitSpec) -> Splits:
     return audited(folds, cohort, _settings(spec, folds, drawn))
 
 
+def revalidated(splits: Splits, cohort: Cohort, spec: ValidationSpec, seed: int) -> Splits:
+    """Return the same test parts with validation parts drawn anew from train and val by `spec`.
+
+    Raises:
+        CohortError: too few patients or sites, or a class absent from what is left to train on.
+        LeakageError: a patient would stand on two sides.
+    """
+    by_id = {row.slide_id: row for row in cohort.rows}
+    folds = []
+    for fold in splits.folds:
+        learnt = [by_id[slide_id] for slide_id in (*fold.train, *fold.val)]
+        learnt.sort(key=lambda row: (row.patient_id, row.slide_id))
+        chosen = _validation(learnt, spec, seed, fold.index)
+        train = tuple(sorted(row.slide_id for row in learnt if row.slide_id not in chosen))
+        folds.append(Fold(fold.index, fold.name, train, tuple(sorted(chosen)), fold.test))
+    settings = {"val": spec.model_dump(mode="json"), "leaking": spec.by == "slide"}
+    return audited(folds, cohort, dict(splits.settings) | settings)
+
+
 def _settings(spec: SplitSpec, folds: Sequence[Fold], drawn: bool) -> dict[str, Any]:
     settings = spec.model_dump(mode="json")
     settings["leaking"] = drawn and spec.val.by == "slide"

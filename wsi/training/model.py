@@ -14,7 +14,7 @@ from wsi.aggregators import AGGREGATORS
 from wsi.aggregators.base import Aggregator, Output
 from wsi.data import BagBatch, BagDataset
 from wsi.errors import TrainingError
-from wsi.objectives import OBJECTIVES
+from wsi.objectives import OBJECTIVES, check_objective
 from wsi.objectives.base import Objective
 from wsi.specs import Config
 from wsi.training.seeds import seeded
@@ -98,7 +98,8 @@ def build(
 
     Raises:
         UnknownNameError: no aggregator or objective of that name.
-        ConfigError: a parameter is unknown, of the wrong type or impossible.
+        ConfigError: a parameter is unknown, of the wrong type or impossible, or the objective
+            compares bags of a step and a step has one.
         TrainingError: a class has no training bag.
     """
     absent = [name for name, count in zip(classes, class_counts, strict=True) if count < 1]
@@ -114,7 +115,9 @@ def build(
         aggregator=config.aggregator.name,
         objective=config.objective.name,
         aggregator_params=AGGREGATORS.check(config.aggregator.name, config.aggregator.params),
-        objective_params=OBJECTIVES.check(config.objective.name, config.objective.params),
+        objective_params=check_objective(
+            config.objective.name, config.objective.params, config.fit.bags_per_step
+        ),
     )
     return from_card(card, seed=seed)
 
