@@ -23,6 +23,8 @@ from wsi.data import BagBatch, BagDataset, training_batches
 from wsi.errors import TrainingError
 from wsi.objectives.temperature import fit_temperature, mean_nll
 from wsi.specs import FitSpec
+from wsi.training.alarms import alarms
+from wsi.training.figures import epoch_figures, prediction_figures
 from wsi.training.model import Model
 from wsi.training.optimiser import adamw, learning_rate, set_rate
 from wsi.training.predict import evaluated
@@ -40,8 +42,10 @@ class FitResult:
 
     Attributes:
         history: one row per epoch: epoch, train_loss, val_loss, monitor, lr, grad_norm (largest
-            of the epoch, before clipping), seconds. val_loss and monitor are None without a
-            validation part.
+            of the epoch, before clipping), figures, alarms, seconds. val_loss and monitor are
+            None without a validation part. figures: what the objective logs of validation bags,
+            of training bags without validation; with it, bags, accuracy and how often each class
+            is predicted. alarms: see `wsi.training.alarms`.
         best_epoch: the epoch whose weights the model has.
         monitor: the validation figure of that epoch, or None.
     """
@@ -104,6 +108,10 @@ def fit(
             checked = None if val is None else _validate(model, val, fabric, spec, score, epoch)
             row["val_loss"] = checked.loss if checked else None
             row["monitor"] = checked.monitor if checked else None
+            row["figures"] = checked.figures if checked else _train_figures(model, train, fabric)
+            row["alarms"] = [
+                alarm.to_json() for alarm in alarms([*history, row], model.card.classes)
+            ]
             row["seconds"] = time.perf_counter() - started
             history.append(row)
             if on_epoch is not None:
@@ -185,14 +193,16 @@ class _Checked:
     loss: float
     monitor: float
     key: tuple[float, float]
+    figures: dict[str, Any]
 
 
 @torch.no_grad()
 def _validate(
     model: Model, val: BagDataset, fabric: Fabric, spec: FitSpec, score: Score, epoch: int
 ) -> _Checked:
-    losses, probabilities, labels = [], [], []
+    losses, probabilities, labels, seen = [], [], [], []
     for output, y in _outputs(model, val, fabric):
+        seen.append((_detached(output), y))  # without what is as large as the tiles
         losses.append(model.objective(output, y).item())
         probabilities.append(model.probabilities(output).cpu().numpy())
         labels.append(y.cpu().numpy())
@@ -206,7 +216,14 @@ def _validate(
             f"epoch {epoch}: fit.monitor={spec.monitor} is {monitor} on the {len(y)} validation "
             "bags — take more of them, or set fit.monitor=loss"
         )
-    return _Checked(float(np.mean(losses)), monitor, (-monitor if by_loss else monitor, -fitted))
+    figures = epoch_figures(model.objective, seen) | prediction_figures(y, p)
+    key = (-monitor if by_loss else monitor, -fitted)
+    return _Checked(float(np.mean(losses)), monitor, key, figures)
+
+
+def _train_figures(model: Model, train: BagDataset, fabric: Fabric) -> dict[str, Any]:
+    """Return the objective's figures of the training bags: one pass, if it has any."""
+    return epoch_figures(model.objective, _outputs(model, train, fabric))
 
 
 class _Best:
