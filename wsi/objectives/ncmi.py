@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wsi.errors import ConfigError, TrainingError
+from wsi.errors import ConfigError
 from wsi.objectives.base import BagOutput, LabelledOutputs, Objective
 from wsi.objectives.prototypes import PrototypeKind, unit_prototypes
+from wsi.objectives.rules import Predict, SimplexMeans, fitted_tau
 from wsi.objectives.simplex import (
     divergence,
     divergences,
@@ -29,7 +29,6 @@ from wsi.objectives.simplex import (
     nearest,
     project,
 )
-from wsi.objectives.temperature import fit_temperature
 
 __all__ = [
     "NCMI",
@@ -46,7 +45,6 @@ _FLOOR = 1e-10  # added to the numerator of the sample form, as in the authors' 
 _MOMENTUM = 0.99  # of class-mean centroids
 _EPS_SHARE = 1e-4  # of D: keeps the denominator above 0 at a wrong prototype when C = 2
 _TAU_SHARE = 1 / 20  # of D: tau without validation
-_TAU_RANGE = (1 / 40, 100.0)  # of D: without a floor, perfectly ranked bags ask for tau = 0
 
 
 def ncmi_terms(a: Tensor, b: Tensor, y: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,7 +88,7 @@ class NCMI(Objective):
 
     f = projection(embedding) in R^m, z = project(f), p = NSF(z). With `balanced` the loss is the
     plain mean of (1 / (C pi_y)) num / den: weights on the numerator alone, no normalisation of
-    them, so it holds for one bag. Probabilities are softmax(-KL / tau).
+    them, so it holds for one bag.
 
     Args:
         n_classes: C.
@@ -107,16 +105,14 @@ class NCMI(Objective):
         balanced: class weights on the numerator.
         m: dimensions of the simplex; max(32, 4 C) when not given.
         eps: added to the denominator; 1e-4 of the mean prototype KL when not given.
-        predict: `class_mean` of training p, settled after training (centroids until then), or
-            `prototype`: the centroids of the loss.
-        tau: temperature of the probabilities; when not given, the one with the least NLL on
-            validation, and without validation a twentieth of the mean prototype KL.
+        predict: which rule decides; see `wsi.objectives.rules`. `own` takes the centroids of the
+            loss, `class_mean` the means of training p; both by softmax(-KL / tau), tau fitted on
+            validation, and without it a twentieth of the mean KL between centroids or means.
     """
 
     wants = "embedding"
+    own_prior = None
     centroids: Tensor
-    class_means: Tensor
-    has_class_means: Tensor
     centre: Tensor
     eps: Tensor
     tau: Tensor
@@ -138,25 +134,22 @@ class NCMI(Objective):
         balanced: bool = True,
         m: int | None = None,
         eps: float | None = None,
-        predict: Literal["class_mean", "prototype"] = "class_mean",
-        tau: float | None = None,
+        predict: Predict = "class_mean",
     ) -> None:
-        super().__init__(n_classes, embedding_dim, class_counts)
-        _check_positive(temperature=temperature, prototype_scale=prototype_scale, tau=tau)
+        super().__init__(n_classes, embedding_dim, class_counts, predict=predict)
+        _check_positive(temperature=temperature, prototype_scale=prototype_scale)
         m = max(32, 4 * n_classes) if m is None else m
         self._form, self._updates, self._simplex = form, centroids == "class_mean", simplex
-        self._temperature, self._centred, self._rule = temperature, center == "fixed", predict
-        self._fits_tau = tau is None
+        self._temperature, self._centred = temperature, center == "fixed"
+        self.class_mean = SimplexMeans(n_classes, m)
         self.projection = nn.Linear(embedding_dim, m)
         theta = unit_prototypes(prototypes, n_classes, m) * (prototype_scale or 1 / temperature)
         b = self._log_scaled(theta)
         D = mean_pairwise_divergence(b).float()
         self.register_buffer("centroids", b)
-        self.register_buffer("class_means", torch.zeros_like(b))
-        self.register_buffer("has_class_means", torch.tensor(False))
         self.register_buffer("centre", torch.zeros(m))
         self.register_buffer("eps", _EPS_SHARE * D if eps is None else torch.tensor(eps))
-        self.register_buffer("tau", _TAU_SHARE * D if tau is None else torch.tensor(tau))
+        self.register_buffer("tau", _TAU_SHARE * D)
         weights = self.balanced_weights() if balanced else torch.ones(n_classes)
         self.register_buffer("weights", weights)
 
@@ -168,10 +161,20 @@ class NCMI(Objective):
         loss = sample_form if self._form == "sample" else ratio_form
         return loss(self.weights[y] * num, den, eps=self.eps)
 
-    def probabilities(self, output: BagOutput) -> Tensor:
-        """Return softmax(-KL(p || q_c) / tau) (B, C)."""
-        kl = divergences(self._log_p(output), self._references())
-        return (-kl / self.tau.double()).softmax(-1)
+    def own_scores(self, output: BagOutput) -> Tensor:
+        """Return -KL(p || q_c) / tau (B, C) in float64."""
+        return -divergences(self._log_p(output), self.centroids) / self.tau.double()
+
+    def points(self, output: BagOutput) -> Tensor:
+        """Return m p (B, m) in float64, in which p near uniform keeps its digits."""
+        return self._log_p(output).double().exp()
+
+    def settle_own(self, val: Sequence[tuple[BagOutput, Tensor]]) -> None:
+        """Fit tau to validation bags."""
+        self.tau.fill_(1.0)
+        scores = torch.cat([self.own_scores(output) for output, _ in val])
+        D = float(mean_pairwise_divergence(self.centroids))
+        self.tau.fill_(fitted_tau(scores, torch.cat([y for _, y in val]), D))
 
     @torch.no_grad()
     def before_fit(self, outputs: LabelledOutputs) -> None:
@@ -190,49 +193,9 @@ class NCMI(Objective):
             moved = _MOMENTUM * self.centroids[present].exp() + (1 - _MOMENTUM) * means
             self.centroids[present] = _log(moved).to(self.centroids.dtype)
 
-    @torch.no_grad()
-    def after_fit(
-        self, train_outputs: LabelledOutputs, val_outputs: LabelledOutputs | None
-    ) -> None:
-        """Set the class means from training bags, and tau from validation bags.
-
-        Raises:
-            TrainingError: a class does not occur among the training bags.
-        """
-        if self._rule == "class_mean":
-            self._settle_class_means(train_outputs)
-        if self._fits_tau and val_outputs is not None:
-            self._settle_tau(val_outputs)
-
-    def _settle_class_means(self, outputs: LabelledOutputs) -> None:
-        sums = torch.zeros_like(self.centroids, dtype=torch.float64)
-        counts = torch.zeros_like(self.weights, dtype=torch.float64)
-        for output, y in outputs:
-            more_sums, more_counts = self._class_sums(output, y)
-            sums, counts = sums + more_sums, counts + more_counts
-        absent = (counts == 0).nonzero().flatten().tolist()
-        if absent:
-            raise TrainingError(f"class {absent[0]} has no training bag to take a class mean of")
-        self.class_means.copy_(_log(sums / counts[:, None]))
-        self.has_class_means.fill_(True)
-
-    def _settle_tau(self, outputs: LabelledOutputs) -> None:
-        references = self._references()
-        pairs = [(divergences(self._log_p(output), references), y) for output, y in outputs]
-        kl, y = (torch.cat(parts).cpu().numpy() for parts in zip(*pairs, strict=True))
-        scale = float(mean_pairwise_divergence(references))
-        if scale > 0:  # all class means equal: no tau helps
-            low, high = (share * scale for share in _TAU_RANGE)
-            tau, _ = fit_temperature(-kl, np.asarray(y), low=low, high=high, smoothed=True)
-            self.tau.fill_(tau)
-
-    def _references(self) -> Tensor:
-        settled = self._rule == "class_mean" and bool(self.has_class_means)
-        return self.class_means if settled else self.centroids
-
     def _class_sums(self, output: BagOutput, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return the sum of m p per class (C, m) and the bags per class (C,)."""
-        scaled = self._log_p(output).double().exp()  # double also keeps TF32 out of the product
+        scaled = self.points(output)  # double also keeps TF32 out of the product
         members = nn.functional.one_hot(y, self.n_classes).double()
         return members.T @ scaled, members.sum(0)
 
