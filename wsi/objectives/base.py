@@ -59,7 +59,7 @@ class Objective(nn.Module, ABC):
 
     wants: ClassVar[Literal["logits", "embedding"]] = "logits"
     needs_pairs: ClassVar[bool] = False
-    own_prior: ClassVar[Literal["training", "uniform"] | None] = "training"
+    own_prior: Literal["training", "uniform"] | None = "training"  # settings may decide it
     class_counts: Tensor
     settled: Tensor
 

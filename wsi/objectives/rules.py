@@ -151,7 +151,7 @@ def class_means(points: Tensor, y: Tensor, n_classes: int) -> Tensor:
 
 
 def fitted_tau(scores: Tensor, y: Tensor, scale: float) -> float:
-    """Return the tau in `TAU_RANGE` times `scale` of least smoothed NLL of softmax(scores / tau)."""
+    """Return the tau, in `TAU_RANGE` times `scale`, of least smoothed NLL of scores / tau."""
     low, high = (share * scale for share in TAU_RANGE)
     found, _ = fit_temperature(
         scores.detach().cpu().numpy(), y.cpu().numpy(), low=low, high=high, smoothed=True
