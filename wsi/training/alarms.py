@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import groupby, pairwise
+from itertools import groupby
 from statistics import median
 from typing import Any
 
@@ -18,16 +18,17 @@ Rows = Sequence[Row]
 """Rows of one fit in order: epoch, grad_norm and, where there are any, figures."""
 
 GRADIENT_NORM = 1e4
-DRIFT = 0.5
-"""Relative change of the centre in one epoch."""
+DRIFT = 0.2
+"""Relative change of the centre in one epoch; a sound one falls below it after a few."""
 COLLAPSE = 1e-3
-"""Share of their start below which concentration and separation are lost."""
+"""Share of their peak below which concentration and separation are lost."""
+WINDOW = 3
+"""Epochs over which NCMI and accuracy are averaged before they are said to fall."""
 SATURATION = 1e-3
-UNPREDICTED = 10.0
+FAR = 10.0
 """Times the median concentration of the other classes."""
 DISAGREEMENT = 0.1
-RUNAWAY_STEPS = 3
-LASTING = 3
+LASTING = 5
 """Epochs in a row before what is normal at first, or by chance, becomes an alarm."""
 
 
@@ -38,7 +39,7 @@ class Alarm:
     Attributes:
         name: `gradient-norm`, `centre-drift`, `collapse`, `runaway-centroids`, `saturation`,
             `class-never-predicted` or `rule-disagreement`.
-        since: the first epoch of the unbroken row up to this one in which it held.
+        since: the first epoch of the unbroken run up to this one in which it held.
         message: what was seen, since when, what to do.
     """
 
@@ -82,13 +83,14 @@ def alarms(history: Rows, classes: Sequence[str] = ()) -> list[Alarm]:
     Args:
         classes: names for messages; indices without.
     """
-    fit, raised = _Fit(history, classes), []
+    fit, raised, last = _Fit(history, classes), [], len(history) - 1
+    before = {a["name"]: a["since"] for row in history[-2:-1] for a in row.get("alarms", ())}
     for rule in _RULES:
-        lasted = _lasted(rule, fit)
-        if lasted >= rule.lasting:
-            since = int(history[-lasted]["epoch"])
-            seen = rule.seen(fit, len(history) - 1)
-            message = f"{seen}, since epoch {since} — {rule.advice}"
+        first = last - rule.lasting + 1
+        seen = [rule.seen(fit, k) for k in range(first, last + 1)] if first >= 0 else [""]
+        if all(seen):
+            since = before.get(rule.name, int(history[first - rule.span + 1]["epoch"]))
+            message = f"{seen[-1]}, since epoch {since} — {rule.advice}"
             raised.append(Alarm(rule.name, since, message))
     return raised
 
@@ -114,6 +116,10 @@ class _Fit:
         """Return a figure after epoch k, or None."""
         return self.rows[k].get("figures", {}).get(name)
 
+    def class_name(self, c: int) -> str:
+        """Return the name of a class, or its index."""
+        return self.classes[c] if self.classes else str(c)
+
 
 def _gradient(fit: _Fit, k: int) -> str:
     norm = fit.rows[k].get("grad_norm")
@@ -130,36 +136,40 @@ def _drift(fit: _Fit, k: int) -> str:
 def _collapse(fit: _Fit, k: int) -> str:
     shares = []
     for name in ("concentration", "separation"):
-        start, now = fit.figure(name, 0), fit.figure(name, k)
-        if k == 0 or start is None or now is None or not start > 0:
+        *earlier, now = (fit.figure(name, j) for j in range(k + 1))
+        peak = max((value for value in earlier if value is not None), default=0.0)
+        if now is None or not peak > 0:
             return ""
-        shares.append(now / start)
+        shares.append(now / peak)
     if max(shares) >= COLLAPSE:
         return ""
     return (
-        f"concentration and separation are {shares[0]:.1g} and {shares[1]:.1g} of their start: "
+        f"concentration and separation are {shares[0]:.1g} and {shares[1]:.1g} of what they were: "
         "all bags fall onto one point"
     )
 
 
 def _runaway(fit: _Fit, k: int) -> str:
-    if k < RUNAWAY_STEPS:
+    ncmi = _means([fit.figure("ncmi", j) for j in range(k + 1)])
+    accuracy = _means([fit.figure("accuracy", j) for j in range(k + 1)])
+    if len(ncmi) < 2 or len(accuracy) != len(ncmi):
         return ""
-    window = range(k - RUNAWAY_STEPS, k + 1)
-    ncmi, accuracy = ([fit.figure(name, j) for j in window] for name in ("ncmi", "accuracy"))
-    if None in ncmi or None in accuracy or not _falls(ncmi):
-        return ""
-    never_up = all(b <= a for a, b in pairwise(accuracy))
-    if not never_up or accuracy[0] - accuracy[-1] <= _chance(accuracy[0], fit.figure("bags", k)):
+    best = max(range(len(accuracy)), key=accuracy.__getitem__)
+    lost = accuracy[best] - accuracy[-1]
+    if ncmi[-1] >= ncmi[best] or lost <= _chance(accuracy[best], fit.figure("bags", k)):
         return ""
     return (
-        f"validation NCMI fell from {ncmi[0]:.3g} to {ncmi[-1]:.3g} while accuracy fell from "
-        f"{accuracy[0]:.1%} to {accuracy[-1]:.1%}: centroids run away from what they stand for"
+        f"validation NCMI fell from {ncmi[best]:.3g} to {ncmi[-1]:.3g}, but accuracy too, from "
+        f"{accuracy[best]:.1%} to {accuracy[-1]:.1%}: centroids run away from their classes"
     )
 
 
-def _falls(values: Sequence[float]) -> bool:
-    return all(b < a for a, b in pairwise(values))
+def _means(values: Sequence[float | None]) -> list[float]:
+    """Return the moving mean over `WINDOW` epochs; nothing where a value is missing."""
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return []
+    return [sum(known[j : j + WINDOW]) / WINDOW for j in range(len(known) - WINDOW + 1)]
 
 
 def _chance(accuracy: float, n: int) -> float:
@@ -172,22 +182,41 @@ def _saturation(fit: _Fit, k: int) -> str:
     slope = fit.figure("saturation", k)
     if slope is None or slope >= SATURATION:
         return ""
-    return f"the sigmoid's mean slope at the largest feature is {slope:.2g}: no gradient passes"
+    return f"the sigmoid passes {slope:.2g} of a gradient at the largest feature: it is saturated"
 
 
 def _unpredicted(fit: _Fit, k: int) -> str:
-    by_class = fit.figure("concentration_by_class", k) or []
+    """Say which class was missed, the same in each of the last epochs."""
+    window = range(k - LASTING + 1, k + 1)
+    if window[0] < 0:
+        return ""
+    never = set.intersection(*(_never_predicted(fit, j) for j in window))
+    if never:
+        named = ", ".join(fit.class_name(c) for c in sorted(never))
+        return f"no validation bag is predicted to be of class {named}"
+    far = [_far_class(fit, j) for j in window]
+    if far[-1] is None or {c for c, _ in filter(None, far)} != {far[-1][0]} or None in far:
+        return ""
+    c, times = far[-1]
+    return f"class {fit.class_name(c)} spreads {times:.0f} times as far as the median class"
+
+
+def _never_predicted(fit: _Fit, k: int) -> set[int]:
+    predicted, bags = fit.figure("predicted", k) or (), fit.figure("bags_by_class", k) or ()
+    return {c for c, (n, of) in enumerate(zip(predicted, bags)) if of and not n}
+
+
+def _far_class(fit: _Fit, k: int) -> tuple[int, float] | None:
+    """Return the class of largest concentration, and its ratio to the others' median, if large."""
+    by_class = fit.figure("concentration_by_class", k) or ()
     present = {c: value for c, value in enumerate(by_class) if value is not None}
     if len(present) < 2:
-        return ""
+        return None
     worst = max(present, key=present.__getitem__)
     usual = median(value for c, value in present.items() if c != worst)
-    if not usual > 0 or present[worst] <= UNPREDICTED * usual:
-        return ""
-    name = fit.classes[worst] if fit.classes else str(worst)
-    predicted = fit.figure("predicted", k)
-    never = "never predicted" if predicted and predicted[worst] == 0 else "far from its centroid"
-    return f"class {name} has {present[worst] / usual:.0f} times the median concentration: {never}"
+    if not usual > 0 or present[worst] <= FAR * usual:
+        return None
+    return worst, present[worst] / usual
 
 
 def _disagreement(fit: _Fit, k: int) -> str:
@@ -199,51 +228,40 @@ def _disagreement(fit: _Fit, k: int) -> str:
 
 @dataclass(frozen=True)
 class _Rule:
-    """An alarm: `seen` says what is wrong after epoch k of the rows, or nothing."""
+    """An alarm: `seen` says what is wrong after epoch k of the rows, or nothing.
+
+    Attributes:
+        lasting: epochs in a row that must have something to say.
+        span: epochs that `seen` looks at itself.
+    """
 
     name: str
     seen: Callable[[_Fit, int], str]
     advice: str
     lasting: int = 1
+    span: int = 1
 
 
 _RULES = (
-    _Rule("gradient-norm", _gradient, "lower fit.lr, keep fit.clip, or use more bags per step"),
-    _Rule(
-        "centre-drift",
-        _drift,
-        "use a fixed centre or none: bags are judged by a frame that moves",
-        LASTING,
-    ),
-    _Rule(
-        "collapse",
-        _collapse,
-        "use fixed centroids, or lower the rate of the learned ones",
-    ),
+    _Rule("gradient-norm", _gradient, "lower fit.lr, keep fit.clip, take more fit.bags_per_step"),
+    _Rule("centre-drift", _drift, "set objective.center=fixed or none", LASTING),
+    _Rule("collapse", _collapse, "set objective.centroids=fixed"),
     _Rule(
         "runaway-centroids",
         _runaway,
-        "use fixed or class_mean centroids, or lower the rate of the learned ones",
+        "set objective.centroids=fixed, or lower objective.centroid_lr",
     ),
-    _Rule("saturation", _saturation, "raise the temperature, or lower the prototypes' scale"),
+    _Rule("saturation", _saturation, "raise objective.temperature"),
     _Rule(
         "class-never-predicted",
         _unpredicted,
-        "balance the classes, or give this one more bags",
-        LASTING,
+        "give the class more bags or weight, train longer, or raise fit.lr",
+        span=LASTING,
     ),
     _Rule(
         "rule-disagreement",
         _disagreement,
-        "predict by class mean or choose the rule on validation, and train longer",
+        "train longer, or set objective.predict=auto to choose on validation",
         LASTING,
     ),
 )
-
-
-def _lasted(rule: _Rule, fit: _Fit) -> int:
-    """Return for how many epochs up to the last the rule has held without a break."""
-    lasted, last = 0, len(fit.rows) - 1
-    while lasted <= last and rule.seen(fit, last - lasted):
-        lasted += 1
-    return lasted

@@ -35,12 +35,13 @@ def as_one(outputs: Iterable[tuple[BagOutput, Tensor]]) -> Iterator[tuple[Output
 
 
 def prediction_figures(y: np.ndarray, p: np.ndarray) -> dict[str, Any]:
-    """Return bags, accuracy and how often each class is predicted, of y (n,) and p (n, C)."""
-    decided = p.argmax(1)
+    """Return bags, accuracy, and bags and predictions of each class, of y (n,) and p (n, C)."""
+    decided, C = p.argmax(1), p.shape[1]
     return {
         "bags": len(y),
         "accuracy": float((decided == y).mean()),
-        "predicted": np.bincount(decided, minlength=p.shape[1]).tolist(),
+        "bags_by_class": np.bincount(y, minlength=C).tolist(),
+        "predicted": np.bincount(decided, minlength=C).tolist(),
     }
 
 

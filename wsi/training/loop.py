@@ -44,8 +44,8 @@ class FitResult:
         history: one row per epoch: epoch, train_loss, val_loss, monitor, lr, grad_norm (largest
             of the epoch, before clipping), figures, alarms, seconds. val_loss and monitor are
             None without a validation part. figures: what the objective logs of validation bags,
-            of training bags without validation; with it, bags, accuracy and how often each class
-            is predicted. alarms: see `wsi.training.alarms`.
+            of training bags without validation; with it, bags, accuracy, and bags and predictions
+            of each class. alarms: see `wsi.training.alarms`.
         best_epoch: the epoch whose weights the model has.
         monitor: the validation figure of that epoch, or None.
     """
@@ -105,6 +105,7 @@ def fit(
                 "epoch": epoch,
                 **_train_epoch(fabric, model, optimizer, train, spec, seed, epoch),
             }
+            model.eval()
             checked = None if val is None else _validate(model, val, fabric, spec, score, epoch)
             row["val_loss"] = checked.loss if checked else None
             row["monitor"] = checked.monitor if checked else None
