@@ -193,6 +193,8 @@ def _train_cells(cells: Sequence[Cell], jobs: int, console: Console) -> None:
                 f"fold {cell.fold.name} seed {cell.seed}: epoch {summary['best_epoch']}, "
                 f"validation {cell.config.fit.monitor} {shown}"
             )
+            for alarm in summary["alarms"]:
+                console.warn(f"fold {cell.fold.name} seed {cell.seed}: {alarm}")
 
 
 def _results(todo: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, dict[str, Any]]]:
@@ -216,6 +218,7 @@ def train_cell(cell: Cell) -> dict[str, Any]:
     import torch
 
     from wsi.training import save
+    from wsi.training.alarms import raised_over
     from wsi.training.checkpoint import Origin
     from wsi.training.predict import predict
 
@@ -240,7 +243,9 @@ def train_cell(cell: Cell) -> dict[str, Any]:
     summary = {"best_epoch": result.best_epoch, "monitor": result.monitor}
     files = {name: sha256_file(cell.folder / name) for name in _FILES}
     publish_json(cell.folder / "done.json", summary | {"files": files})
-    return summary
+    raised = raised_over(result.history)
+    alarms = [f"{alarm.message} (raised in epochs {alarm.epochs_text})" for alarm in raised]
+    return summary | {"alarms": alarms}
 
 
 def _is_done(cell: Cell) -> bool:

@@ -25,6 +25,7 @@ CLASS_COLORS = (BLUE, VERMILION, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#00000
 """Colour-blind safe (Okabe & Ito 2008), without the yellow that white swallows."""
 
 _DASHES = ("-", "--", "-.", ":")  # lines differ in more than colour
+_ALARM = "#b34700"
 _INK, _MUTED, _RULE = "#222222", "#5f6670", "#d5d9de"
 _NAME_CHARS = 22
 _STYLE: dict[Any, Any] = {
@@ -141,7 +142,9 @@ def learning(
     uid: str,
     title: str,
 ) -> str:
-    """Return loss and monitor by epoch for the trainings of one fold, kept epochs ringed.
+    """Return loss and monitor by epoch for the trainings of one fold.
+
+    Kept epochs are ringed, those that raised an alarm have a triangle on the lower edge.
 
     Args:
         trainings: epochs of each training, as in `RunSummary.histories`.
@@ -164,6 +167,8 @@ def learning(
             f"{name} kept epoch {chosen[name]}" for name in trainings if name in chosen
         )
         label = f"Loss and {monitor} by epoch, {title}" + (f": {kept}" if kept else "")
+        raised = [n for n, rows in trainings.items() if any(row.get("alarms") for row in rows)]
+        label += f"; alarms in {', '.join(raised)}" if raised else ""
         return _svg(figure, uid, label)
 
 
@@ -202,6 +207,17 @@ def _draw_training(
     last = np.array([row.get(lines[-1][0]) for row in rows], dtype=float)
     at = epochs == kept
     axes.plot(epochs[at], last[at], "o", ms=6.5, mfc="none", mec=_INK, mew=1.3, zorder=4)
+    if panel == "loss":
+        _mark_alarms(axes, rows)
+
+
+def _mark_alarms(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Set a triangle on the lower edge at each epoch that raised an alarm."""
+    alarmed = [row["epoch"] for row in rows if row.get("alarms")]
+    if alarmed:
+        style: dict[str, Any] = {"color": _ALARM, "ms": 5, "clip_on": False, "zorder": 5}
+        edge = axes.get_xaxis_transform()
+        axes.plot(alarmed, [0.0] * len(alarmed), "^", transform=edge, gid="alarms", **style)
 
 
 def forest(

@@ -61,6 +61,7 @@ def render(
     """Return the page as text; see `write_report`."""
     examples = [example for run in runs for example in run.examples]
     pictures = iter(data_uris([example.picture for example in examples]))
+    shown = [_run(k, run, pictures) for k, run in enumerate(runs)]
     return template("page.html.j2").render(
         title=title,
         lead=lead,
@@ -68,7 +69,8 @@ def render(
         script=script("sort.js"),
         side_by_side=tables.side_by_side(runs) if len(runs) > 1 else None,
         comparison=_comparison(comparison),
-        runs=[_run(k, run, pictures) for k, run in enumerate(runs)],
+        runs=shown,
+        alarmed=[run for run in shown if run["learning"] and run["learning"]["alarms"]],
         facts=tables.facts(runs) if any(run.facts for run in runs) else None,
         parts=_parts(runs),
         n_warnings=sum(len(run.warnings) for run in runs),
@@ -208,7 +210,16 @@ def _learning(index: int, run: RunSummary) -> dict[str, Any] | None:
     legend += [("val", "validation loss")] if validated else []
     legend += [("monitor", f"validation {monitor}")] if "monitor" in limits else []
     legend += [("kept", "epoch kept")] if run.chosen else []
-    return {"svgs": svgs, "legend": legend, "several": len(run.histories) > len(folds)}
+    alarms = tables.alarms(run.histories)
+    legend += [("alarmed", "alarm")] if alarms else []
+    watched = any("alarms" in row for rows in run.histories.values() for row in rows)
+    return {
+        "svgs": svgs,
+        "legend": legend,
+        "several": len(run.histories) > len(folds),
+        "alarms": alarms,
+        "silent": watched and alarms is None,
+    }
 
 
 def _alt(example: Example) -> str:

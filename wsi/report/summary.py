@@ -15,7 +15,7 @@ from wsi.evaluation import Predictions
 METRICS_SCHEMA = "wsi-metrics/1"
 
 Epochs = Sequence[Mapping[str, Any]]
-"""Rows of one training, in order: epoch, train_loss, val_loss, monitor, lr, grad_norm."""
+"""Rows of one training, in order, as in `FitResult.history`: epoch, train_loss, alarms ..."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from wsi.evaluation import METRICS
-from wsi.report.summary import PartRow, RunSummary
+from wsi.report.summary import Epochs, PartRow, RunSummary
+from wsi.training.alarms import raised_over
 
 Json = Mapping[str, Any]
 
@@ -271,6 +273,32 @@ def differences(comparison: Json) -> Table:
         f"{comparison['n_patients']} patients, the same for all runs"
     )
     return Table(caption, columns, tuple(rows), tuple(notes.texts))
+
+
+def alarms(histories: Mapping[str, Epochs]) -> Table | None:
+    """Return each alarm of each training, with its epochs; None when there is none."""
+    rows = [
+        (
+            Cell(_training_title(training)),
+            Cell(raised.name),
+            Cell(raised.epochs_text, raised.epochs[0]),
+            Cell(f"{len(raised.epochs)} of {len(epochs)}", len(raised.epochs)),
+            Cell(raised.message),
+        )
+        for training, epochs in histories.items()
+        for raised in raised_over(epochs)
+    ]
+    if not rows:
+        return None
+    columns = ("Training", "Alarm", "Epochs", "Number", "What was seen last, and what to do")
+    caption = f"Alarms of {len({row[0] for row in rows})} of {len(histories)} trainings"
+    return Table(caption, columns, tuple(rows), text_columns=(0, 1, 2, 4))
+
+
+def _training_title(name: str) -> str:
+    """Return `fold 0, seed 1` of fold0-seed1, and other names as they are."""
+    found = re.fullmatch(r"fold(\d+)-seed(\d+)", name)
+    return f"fold {found[1]}, seed {found[2]}" if found else name
 
 
 def facts(runs: Sequence[RunSummary]) -> Table:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -23,6 +23,8 @@ from wsi.data import BagBatch, BagDataset, training_batches
 from wsi.errors import TrainingError
 from wsi.objectives.temperature import fit_temperature, mean_nll
 from wsi.specs import FitSpec
+from wsi.training.alarms import alarms
+from wsi.training.figures import epoch_figures, prediction_figures
 from wsi.training.model import Model
 from wsi.training.optimiser import adamw, learning_rate, set_rate
 from wsi.training.predict import evaluated
@@ -40,8 +42,10 @@ class FitResult:
 
     Attributes:
         history: one row per epoch: epoch, train_loss, val_loss, monitor, lr, grad_norm (largest
-            of the epoch, before clipping), seconds. val_loss and monitor are None without a
-            validation part.
+            of the epoch, before clipping), figures, alarms, seconds. val_loss and monitor are
+            None without a validation part. figures: what the objective logs of validation bags,
+            of training bags without validation; with it, bags, accuracy, and bags and predictions
+            of each class. alarms: see `wsi.training.alarms`.
         best_epoch: the epoch whose weights the model has.
         monitor: the validation figure of that epoch, or None.
     """
@@ -101,9 +105,14 @@ def fit(
                 "epoch": epoch,
                 **_train_epoch(fabric, model, optimizer, train, spec, seed, epoch),
             }
+            model.eval()
             checked = None if val is None else _validate(model, val, fabric, spec, score, epoch)
             row["val_loss"] = checked.loss if checked else None
             row["monitor"] = checked.monitor if checked else None
+            row["figures"] = checked.figures if checked else _train_figures(model, train, fabric)
+            row["alarms"] = [
+                alarm.to_json() for alarm in alarms([*history, row], model.card.classes)
+            ]
             row["seconds"] = time.perf_counter() - started
             history.append(row)
             if on_epoch is not None:
@@ -185,18 +194,16 @@ class _Checked:
     loss: float
     monitor: float
     key: tuple[float, float]
+    figures: dict[str, Any]
 
 
 @torch.no_grad()
 def _validate(
     model: Model, val: BagDataset, fabric: Fabric, spec: FitSpec, score: Score, epoch: int
 ) -> _Checked:
-    losses, probabilities, labels = [], [], []
-    for output, y in _outputs(model, val, fabric):
-        losses.append(model.objective(output, y).item())
-        probabilities.append(model.probabilities(output).cpu().numpy())
-        labels.append(y.cpu().numpy())
-    p, y = np.concatenate(probabilities), np.concatenate(labels)
+    output, labels = _joined(_outputs(model, val, fabric))
+    loss = model.objective(output, labels).item()
+    p, y = model.probabilities(output).cpu().numpy(), labels.cpu().numpy()
     log_p = np.log(np.maximum(p, np.finfo(np.float64).tiny))
     _, fitted = fit_temperature(log_p, y, low=_TIE_RANGE[0], high=_TIE_RANGE[1])
     by_loss = spec.monitor == "loss"
@@ -206,7 +213,27 @@ def _validate(
             f"epoch {epoch}: fit.monitor={spec.monitor} is {monitor} on the {len(y)} validation "
             "bags — take more of them, or set fit.monitor=loss"
         )
-    return _Checked(float(np.mean(losses)), monitor, (-monitor if by_loss else monitor, -fitted))
+    figures = epoch_figures(model.objective, [(output, labels)]) | prediction_figures(y, p)
+    key = (-monitor if by_loss else monitor, -fitted)
+    return _Checked(loss, monitor, key, figures)
+
+
+def _joined(outputs: Iterable[tuple[Output, Tensor]]) -> tuple[Output, Tensor]:
+    """Return embeddings and logits of all bags in one output, and their classes.
+
+    Bags go through the aggregator one by one, so a figure never depends on what they are packed
+    with; the objective then sees them all at once, which also gives losses over pairs their pairs.
+    """
+    # Without attention and evidence, which are as large as the tiles.
+    seen = [(output.embedding, output.logits, y) for output, y in outputs]
+    embeddings, logits, labels = zip(*seen, strict=True)
+    whole = None if logits[0] is None else torch.cat(logits)
+    return Output(embedding=torch.cat(embeddings), logits=whole), torch.cat(labels)
+
+
+def _train_figures(model: Model, train: BagDataset, fabric: Fabric) -> dict[str, Any]:
+    """Return the objective's figures of the training bags: one pass, if it has any."""
+    return epoch_figures(model.objective, _outputs(model, train, fabric))
 
 
 class _Best:
