@@ -15,6 +15,7 @@ from wsi.errors import ConfigError, TrainingError
 from wsi.objectives.ncmi import NCMI, ncmi_terms, ratio_form, sample_form
 from wsi.objectives.prototypes import unit_prototypes
 from wsi.objectives.simplex import (
+    divergence,
     divergences,
     log_nsf,
     log_scaled_nsf,
@@ -32,13 +33,9 @@ def cases(op, having=None):
     return pytest.mark.parametrize("case", chosen, ids=[v["name"] for v in chosen])
 
 
-def f64(values):
-    return torch.tensor(values, dtype=torch.float64)
-
-
 def close(actual, expected, rtol=1e-9):
     """Tolerance relative to the largest element, as the vectors ask."""
-    actual = np.asarray(actual.detach() if isinstance(actual, torch.Tensor) else actual)
+    actual = np.asarray(actual.detach().double() if isinstance(actual, torch.Tensor) else actual)
     expected = np.asarray(expected, dtype=np.float64)
     np.testing.assert_allclose(
         actual, expected, rtol=0, atol=rtol * np.abs(expected).max() + 1e-300
@@ -63,74 +60,85 @@ def direct_terms(p, q, y, prior):
 
 # -- the vectors ------------------------------------------------------------------------------
 
+in_both_types = pytest.mark.parametrize(
+    ("dtype", "rtol"), [(torch.float64, 1e-9), (torch.float32, 1e-5)], ids=["float64", "float32"]
+)
 
+
+@in_both_types
 @cases("log_nsf")
-def test_log_nsf_matches_the_vectors(case):
-    log_p = log_nsf(f64(case["in"]["z"]))
-    close(log_p, case["out"]["log_nsf"])
-    close(log_p.exp(), case["out"]["nsf"])
+def test_log_nsf_matches_the_vectors(case, dtype, rtol):
+    log_p = log_nsf(torch.tensor(case["in"]["z"], dtype=dtype))
+    close(log_p, case["out"]["log_nsf"], rtol)
+    close(log_p.exp(), case["out"]["nsf"], rtol)
 
 
+@in_both_types
 @cases("log_nsf")
-def test_the_scaled_form_is_the_logarithm_of_m_p(case):
-    z = f64(case["in"]["z"])
+def test_the_scaled_form_is_the_logarithm_of_m_p(case, dtype, rtol):
+    z = torch.tensor(case["in"]["z"], dtype=dtype)
     expected = np.array(case["out"]["log_nsf"]) + np.log(z.shape[-1])
-    close(log_scaled_nsf(z), expected + 0.0, rtol=1e-9 if np.abs(expected).max() else 0)
+    close(log_scaled_nsf(z), expected + 0.0, rtol if np.abs(expected).max() else 0)
 
 
+@in_both_types
 @cases("project")
-def test_project_matches_the_vectors(case):
+def test_project_matches_the_vectors(case, dtype, rtol):
     given = case["in"]
-    mu = None if given["mu"] is None else f64(given["mu"])
-    z = project(f64(given["f"]), mu, given["T"])
-    close(z, case["out"]["z"])
-    close(log_nsf(z), case["out"]["log_nsf"])
+    mu = None if given["mu"] is None else torch.tensor(given["mu"], dtype=dtype)
+    z = project(torch.tensor(given["f"], dtype=dtype), mu, given["T"])
+    close(z, case["out"]["z"], rtol)
+    close(log_nsf(z), case["out"]["log_nsf"], rtol)
 
 
+@in_both_types
 @cases("nearest")
-def test_nearest_matches_the_vectors(case):
-    p, q = f64(case["in"]["p"]), f64(case["in"]["q"])
+def test_nearest_matches_the_vectors(case, dtype, rtol):
+    p, q = (torch.tensor(case["in"][k], dtype=dtype) for k in ("p", "q"))
     a, b = (p * p.shape[-1]).log(), (q * q.shape[-1]).log()
-    close(divergences(a, b), case["out"]["kl"])
+    close(divergences(a, b), case["out"]["kl"], rtol)
     assert nearest(a, b).tolist() == case["out"]["nearest"]
 
 
-def tensors(case):
+def tensors(case, dtype=torch.float64):
     given = case["in"]
-    z, theta = f64(given["z"]).requires_grad_(), f64(given["theta"]).requires_grad_()
-    y = torch.tensor(given["y"])
-    return z, theta, y, f64(given["prior"]), f64(given["sample_weight"])
+    z, theta, prior, weight = (
+        torch.tensor(given[k], dtype=dtype) for k in ("z", "theta", "prior", "sample_weight")
+    )
+    return z.requires_grad_(), theta.requires_grad_(), torch.tensor(given["y"]), prior, weight
 
 
 def uniform(theta):
     return torch.full((len(theta),), 1 / len(theta), dtype=theta.dtype)
 
 
+@in_both_types
 @cases("ncmi")
-def test_terms_and_losses_match_the_vectors(case):
-    z, theta, y, prior, weight = tensors(case)
+def test_terms_and_losses_match_the_vectors(case, dtype, rtol):
+    z, theta, y, prior, weight = tensors(case, dtype)
     a, b = log_scaled_nsf(z), log_scaled_nsf(theta)
     num, den = ncmi_terms(a, b, y, uniform(theta))
     _, den_prior = ncmi_terms(a, b, y, prior)
     out = case["out"]
-    close(num, out["cmi"])
-    close(den, out["sep"])
-    close(sample_form(num, den), out["loss_sample"])
-    close(ratio_form(num, den), out["loss_ratio"])
-    close(sample_form(num, den, weight), out["loss_sample_weighted"])
-    close(ratio_form(num, den_prior, weight), out["loss_ratio_weighted_prior"])
+    close(num, out["cmi"], rtol)
+    close(den, out["sep"], rtol)
+    close(sample_form(num, den), out["loss_sample"], rtol)
+    close(ratio_form(num, den), out["loss_ratio"], rtol)
+    close(sample_form(num, den, weight), out["loss_sample_weighted"], rtol)
+    close(ratio_form(num, den_prior, weight), out["loss_ratio_weighted_prior"], rtol)
     assert nearest(a, b).tolist() == out["nearest"]
 
 
+@in_both_types
 @cases("ncmi", having="grad_z_sample")
 @pytest.mark.parametrize("form", ["sample", "ratio"])
-def test_gradients_match_the_vectors(case, form):
-    z, theta, y, _, _ = tensors(case)
+def test_gradients_match_the_vectors(case, form, dtype, rtol):
+    z, theta, y, _, _ = tensors(case, dtype)
     terms = ncmi_terms(log_scaled_nsf(z), log_scaled_nsf(theta), y, uniform(theta))
     loss = {"sample": sample_form, "ratio": ratio_form}[form](*terms)
     grad_z, grad_theta = torch.autograd.grad(loss, (z, theta))
-    close(grad_z, case["out"][f"grad_z_{form}"])
-    close(grad_theta, case["out"][f"grad_theta_{form}"])
+    close(grad_z, case["out"][f"grad_z_{form}"], rtol)
+    close(grad_theta, case["out"][f"grad_theta_{form}"], rtol)
 
 
 # -- mathematics ------------------------------------------------------------------------------
@@ -201,6 +209,62 @@ def test_class_means_are_the_centroids_of_least_divergence():
 
     assert excess > 0.01
     np.testing.assert_allclose(concentration(q) - concentration(s), excess, rtol=1e-9)
+
+
+def test_gradients_are_the_closed_forms():
+    rng = np.random.default_rng(3)
+    z, theta = rng.normal(size=(4, 9)), 2 * rng.normal(size=(4, 9))
+    p, q = direct_nsf(z), direct_nsf(theta)
+    a, b = np.log(p), np.log(q)
+    toward, back = rel_entr(p, q).sum(1, keepdims=True), rel_entr(q, p).sum(1, keepdims=True)
+    expected = {
+        "toward": (expit(-z) * p * ((a - b) - toward), expit(-theta) * (q - p)),
+        "back": (expit(-z) * (p - q), expit(-theta) * q * ((b - a) - back)),
+    }
+    for name in expected:
+        leaves = [torch.tensor(value, requires_grad=True) for value in (z, theta)]
+        first, second = (log_scaled_nsf(leaf) for leaf in leaves)
+        kl = divergence(first, second) if name == "toward" else divergence(second, first)
+        for found, wanted in zip(torch.autograd.grad(kl.sum(), leaves), expected[name]):
+            close(found, wanted)
+
+
+@pytest.mark.parametrize("T", [0.2, 0.5, 2.0])
+def test_with_etf_prototypes_the_loss_is_one_of_the_cosine(T):
+    """log NCMI ~ log C(1-u)/(C-1+u), u the cosine to the own prototype: R2 >= .95."""
+    C, m = 4, 64
+    unit = unit_prototypes("etf", C, m).double().numpy()
+    rng = np.random.default_rng(0)
+    f = rng.normal(size=(400, m)) / np.sqrt(m) + rng.uniform(0, 3, (400, 1)) * unit[0]
+    f -= f.mean(1, keepdims=True)
+    u = f @ unit[0] / np.linalg.norm(f, axis=1)
+    z = project(torch.from_numpy(f), None, T)
+    b = log_scaled_nsf(torch.from_numpy(unit) / T)
+    y = torch.zeros(400, dtype=torch.int64)
+    num, den = ncmi_terms(log_scaled_nsf(z), b, y, uniform(b))
+    r = np.corrcoef((num / den).log().numpy(), np.log(C * (1 - u) / (C - 1 + u)))[0, 1]
+    assert r**2 > 0.95
+    if T == 2.0:
+        assert r**2 > 0.999
+
+
+def test_the_loss_pulls_hardly_harder_at_bags_that_are_wrong():
+    """Its slope in u is 1 at the own prototype and 2.25 at another, for C=4 and small 1/T."""
+    C, m, T = 4, 64, 20.0
+    unit = unit_prototypes("etf", C, m).double()
+    b = log_scaled_nsf(unit / T)
+    start = unit[1] + unit[0] / (C - 1)  # the part of prototype 1 across prototype 0
+    across = start / start.norm()
+
+    def loss(u):
+        f = (u * unit[0] + (1 - u**2).sqrt() * across)[None]
+        terms = ncmi_terms(log_scaled_nsf(f / T), b, torch.tensor([0]), uniform(b))
+        return (terms[0] / terms[1]).sum()
+
+    for cosine, slope in [(0.999, 1.0), (-1 / 3, 2.25)]:
+        u = torch.tensor(cosine, dtype=torch.float64, requires_grad=True)
+        (found,) = torch.autograd.grad(loss(u), u)
+        np.testing.assert_allclose(-found, slope, rtol=0.03)
 
 
 # -- prototypes -------------------------------------------------------------------------------

@@ -11,13 +11,15 @@ from torch.nn import functional
 
 from wsi.objectives.base import BagOutput, Objective, class_logits
 from wsi.objectives.rules import Predict
+from wsi.objectives.totals import mean_over_bags
 
 
 class CrossEntropy(Objective):
     """mean_i w_{y_i} (-log softmax(n_i)_{y_i}), n the logits.
 
     The weight multiplies each bag and the mean is plain. torch's weighted mean divides by the sum
-    of the weights instead, which cancels them for a batch of one bag.
+    of the weights instead, which cancels them for a batch of one bag. In training mode under
+    `torch.distributed` the mean is over the bags of all processes.
 
     Args:
         n_classes: C.
@@ -47,7 +49,8 @@ class CrossEntropy(Objective):
         """Return the mean weighted cross-entropy in nats."""
         logits = class_logits(output)
         losses = functional.cross_entropy(logits, y, reduction="none")
-        return (self.weights.to(logits.dtype)[y] * losses).mean()
+        weighted = self.weights.to(logits.dtype)[y] * losses
+        return mean_over_bags(weighted, shared=self.training)
 
     def own_scores(self, output: BagOutput) -> Tensor:
         """Return the logits (B, C)."""
