@@ -27,5 +27,5 @@ check:  ## everything but the tests: format, lint, types, layers, spelling, docu
 docs:  ## build the documentation and serve it while it is edited
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
-bench:  ## print what a training step with NCMI costs beside one with cross-entropy
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/ncmi_cost.py
+bench:  ## print what objectives cost beside a cross-entropy head, in time and memory
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/objectives.py

@@ -11,8 +11,8 @@ Patches are a folder or zip of images in one of two layouts:
                                                    which all its images take over
 
 What lies below `test` or `valid` is the test part; without such a folder a quarter of the images is
-drawn, and images of one slide on both sides flatter the figures. It says how the objectives are used, not which is better: that takes rates tuned
-per objective and many seeds.
+drawn, and images of one slide on both sides flatter the figures. It says how the objectives are
+used, not which is better: that takes rates tuned per objective and many seeds.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from wsi.objectives.base import Objective
 IMAGES = {".png", ".jpg", ".jpeg", ".tif", ".tiff"}
 TEST = {"test", "valid", "val", "validation"}
 LEAST_DIGITS = 100
+BATCH = 32
 Part = tuple[Tensor, Tensor]
 """Images (n, channels, px, px) and classes (n,)."""
 
@@ -66,13 +67,13 @@ def fit(
     """Train the network and all that its objective owns, then settle the decision rule."""
     x, y = images.train
     optimizer = torch.optim.AdamW([*network.parameters(), *objective.parameters()], lr=lr)
-    steps = epochs * -(-len(x) // 64)
+    steps = epochs * -(-len(x) // BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
     order = torch.Generator().manual_seed(seed)
     objective.before_fit(outputs(network, objective, images.train))
     for _ in range(epochs):
         network.train()
-        for rows in torch.randperm(len(x), generator=order).split(64):
+        for rows in torch.randperm(len(x), generator=order).split(BATCH):
             output = embedded(network, objective, x[rows])
             loss = objective(output, y[rows])
             optimizer.zero_grad()

@@ -263,3 +263,31 @@ def browse(text, folder):
     command += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
     command += [f"--user-data-dir={folder / 'profile'}", "--dump-dom", page.as_uri()]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+
+
+def alarmed(history, epochs):
+    alarm = {"name": "saturation", "since": 2, "message": "too steep — raise it"}
+    return [row | {"alarms": [alarm] if row["epoch"] in epochs else []} for row in history]
+
+
+def test_alarms_stand_beside_the_curves_with_their_epochs(toy, parsed):
+    histories = toy().histories
+    first, *others = histories
+    changed = {name: alarmed(histories[name], ()) for name in others}
+    text = render("t", [toy(histories={first: alarmed(histories[first], (2, 3, 5)), **changed})])
+    assert ["fold 0, seed 0", "saturation", "2-3, 5", "3 of 6", "too steep — raise it"] in parsed(
+        text
+    ).rows
+    assert text.index("Training raised alarms") < text.index("All metrics")
+    assert text.count('id="r0-learning-0-alarms"') == 1
+    assert 'id="r0-learning-1-alarms"' not in text
+    assert "No alarm" not in text
+
+
+def test_that_there_was_no_alarm_is_said_only_where_it_was_watched_for(toy):
+    histories = toy().histories
+    watched = {name: alarmed(rows, ()) for name, rows in histories.items()}
+    assert "No alarm in any epoch" in render("t", [toy(histories=watched)])
+    text = render("t", [toy(histories=histories)])
+    assert "No alarm" not in text
+    assert "raised alarms" not in text

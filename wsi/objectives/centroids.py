@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from wsi.errors import TrainingError
+from wsi.objectives.terms import centroid_sums
 from wsi.objectives.totals import mean_gradient, total
 
 CentroidKind = Literal["fixed", "class_mean", "learned"]
@@ -35,6 +36,14 @@ class Centroids(nn.Module, ABC):
     def __init__(self, theta: Tensor, to_simplex: ToSimplex) -> None:
         super().__init__()
         self.register_buffer("b", to_simplex(theta).to(torch.get_default_dtype()))
+        self._sums: tuple[Tensor, int, tuple[Tensor, Tensor]] | None = None
+
+    def sums(self) -> tuple[Tensor, Tensor]:
+        """Return `centroid_sums` under equal shares, computed anew only when b has changed."""
+        if self._sums is None or self._sums[0] is not self.b or self._sums[1] != self.b._version:
+            prior = torch.full_like(self.b[:, 0], 1 / len(self.b))
+            self._sums = self.b, self.b._version, centroid_sums(self.b, prior)
+        return self._sums[2]
 
     @abstractmethod
     def move(self, a: Tensor, y: Tensor, loss: LossOfCentroids) -> None:

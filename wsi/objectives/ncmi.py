@@ -238,7 +238,8 @@ class NCMI(Objective):
 
     def _loss(self, a: Tensor, b: Tensor, y: Tensor, *, shared: bool) -> Tensor:
         prior = torch.full_like(self.weights, 1 / self.n_classes)
-        num, den = ncmi_terms(a, b, y, prior)
+        sums = self.centroids.sums() if b is self.centroids.b else None
+        num, den = ncmi_terms(a, b, y, prior, sums)
         form = sample_form if self._form == "sample" else ratio_form
         return form(self.weights[y] * num, den, eps=self.eps, shared=shared)
 

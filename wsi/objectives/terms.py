@@ -18,7 +18,24 @@ Form = Literal["sample", "ratio"]
 FLOOR = 1e-10  # added to the numerator of the sample form, as in the authors' code
 
 
-def ncmi_terms(a: Tensor, b: Tensor, y: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
+def centroid_sums(b: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
+    """Return pi_c KL(q_c || uniform) (C,) and sum_c pi_c q_c (m,): what all bags share.
+
+    Args:
+        b: log(m q) of the centroids (C, m).
+        prior: pi (C,).
+    """
+    q = b.exp() / b.shape[-1]
+    return prior * (q * b).sum(-1), (prior[:, None] * q).sum(0)
+
+
+def ncmi_terms(
+    a: Tensor,
+    b: Tensor,
+    y: Tensor,
+    prior: Tensor,
+    sums: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
     """Return num (B,) = KL(p_i || q_{y_i}) and den (B,) = sum_{c != y_i} pi_c KL(q_c || p_i).
 
     O((B + C) m) in time and memory: the separation needs the mean of all centroids, less the own.
@@ -28,12 +45,13 @@ def ncmi_terms(a: Tensor, b: Tensor, y: Tensor, prior: Tensor) -> tuple[Tensor, 
         b: log(m q) of the centroids (C, m).
         y: class indices (B,).
         prior: pi (C,); 1 / C for plain NCMI.
+        sums: `centroid_sums` of b and prior, where known.
     """
-    weighted = prior[:, None] * b.exp() / b.shape[-1]
-    own = (weighted * b).sum(-1)  # pi_c KL(q_c || uniform)
-    others = weighted.sum(0) - weighted
-    den = own.sum() - own[y] - (others[y] * a).sum(-1)
-    return divergence(a, b[y]), den
+    shares, mean = centroid_sums(b, prior) if sums is None else sums
+    own = b[y]
+    others = mean - prior[y, None] * own.exp() / b.shape[-1]
+    den = shares.sum() - shares[y] - (others * a).sum(-1)
+    return divergence(a, own), den
 
 
 def sample_form(
