@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from wsi.data import BagBatch, pack
 from wsi.objectives import OBJECTIVES
 from wsi.objectives.simplex import log_scaled_nsf, project
-from wsi.objectives.terms import centroid_sums, ncmi_terms, sample_form
+from wsi.objectives.terms import centroid_sums, sample_form, terms_of_directions
 from wsi.specs import Config, FitSpec
 from wsi.training.model import build
 from wsi.training.optimiser import adamw
@@ -75,8 +75,8 @@ def terms_steps(B: int, C: int, m: int) -> dict[str, Step]:
     sums = centroid_sums(b, prior)  # once, as the objective does
 
     def ours() -> Tensor:
-        a = log_scaled_nsf(project(f, None, 0.2))
-        return torch.autograd.grad(sample_form(*ncmi_terms(a, b, y, prior, sums)), f)[0]
+        terms = terms_of_directions(project(f, None, 0.2), b, y, prior, sums, nsf=True)
+        return torch.autograd.grad(sample_form(*terms), f)[0]
 
     def naive() -> Tensor:
         s = torch.sigmoid(project(f, None, 0.2))

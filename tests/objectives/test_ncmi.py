@@ -23,6 +23,7 @@ from wsi.objectives.simplex import (
     nearest,
     project,
 )
+from wsi.objectives.terms import centroid_sums, terms_of_directions
 
 _FILE = Path(__file__).parent / "vectors" / "ncmi_vectors.json"
 VECTORS = json.loads(_FILE.read_text())["vectors"]
@@ -139,6 +140,33 @@ def test_gradients_match_the_vectors(case, form, dtype, rtol):
     grad_z, grad_theta = torch.autograd.grad(loss, (z, theta))
     close(grad_z, case["out"][f"grad_z_{form}"], rtol)
     close(grad_theta, case["out"][f"grad_theta_{form}"], rtol)
+
+
+@in_both_types
+@cases("ncmi", having="grad_z_sample")
+@pytest.mark.parametrize("form", ["sample", "ratio"])
+def test_the_form_with_its_own_gradient_matches_the_vectors(case, form, dtype, rtol):
+    z, theta, y, _, _ = tensors(case, dtype)
+    b, prior = log_scaled_nsf(theta).detach(), uniform(theta)
+    terms = terms_of_directions(z, b, y, prior, centroid_sums(b, prior), nsf=True)
+    loss = {"sample": sample_form, "ratio": ratio_form}[form](*terms)
+    close(loss, case["out"][f"loss_{form}"], rtol)
+    close(torch.autograd.grad(loss, z)[0], case["out"][f"grad_z_{form}"], rtol)
+
+
+@pytest.mark.parametrize("nsf", [True, False])
+@pytest.mark.parametrize("scale", [0.1, 3.0, 20.0])
+def test_its_gradient_is_that_of_finite_differences(nsf, scale):
+    g = torch.Generator().manual_seed(1)
+    z = (scale * torch.randn(3, 9, generator=g, dtype=torch.float64)).requires_grad_()
+    b = log_scaled_nsf(torch.randn(4, 9, generator=g, dtype=torch.float64))
+    prior = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
+    y, sums = torch.tensor([0, 3, 1]), centroid_sums(b, prior)
+
+    def terms(z):
+        return terms_of_directions(z, b, y, prior, sums, nsf=nsf)
+
+    assert torch.autograd.gradcheck(terms, z, rtol=1e-4)
 
 
 # -- mathematics ------------------------------------------------------------------------------

@@ -122,6 +122,37 @@ def test_learned_centroids_leave_the_network_without_gradient():
     assert all(parameter.grad is None for parameter in objective.parameters())
 
 
+@pytest.mark.parametrize("change", ["load", "step", "type"])
+def test_the_loss_follows_centroids_however_they_change(change):
+    """What it keeps of them must not outlive them."""
+    settings = {"centroids": "class_mean", "form": "ratio"}
+    objective, output = ncmi(**settings), bags()
+    with torch.inference_mode():
+        before = objective(output, Y).item()
+    if change == "load":
+        other = ncmi(**settings, prototype_scale=5.0)
+        objective.load_state_dict(other.state_dict())
+    elif change == "step":
+        for seed in range(50):
+            objective.after_step(bags(seed=seed), Y)
+    else:
+        objective.double()
+        elsewhere = direct_nsf(np.random.default_rng(0).normal(size=(C, 32)))
+        objective.centroids.b.copy_(torch.from_numpy(np.log(32 * elsewhere)))
+    q = objective.centroids.b.double().exp().numpy() / 32
+    p = direct_p(objective, output)
+    num = [rel_entr(row, q[c]).sum() for row, c in zip(p, Y, strict=True)]
+    den = [
+        sum(rel_entr(q[c], row).sum() for c in range(C) if c != own) / C
+        for row, own in zip(p, Y, strict=True)
+    ]
+    loss = objective(output, Y)
+    loss.backward()
+    expected = np.mean(num) / (np.mean(den) + objective.eps.item())
+    np.testing.assert_allclose(loss.item(), expected, rtol=1e-4)
+    assert abs(loss.item() - before) > 1e-3
+
+
 # -- the centre -------------------------------------------------------------------------------
 
 

@@ -41,8 +41,10 @@ class Centroids(nn.Module, ABC):
     def sums(self) -> tuple[Tensor, Tensor]:
         """Return `centroid_sums` under equal shares, computed anew only when b has changed."""
         if self._sums is None or self._sums[0] is not self.b or self._sums[1] != self.b._version:
-            prior = torch.full_like(self.b[:, 0], 1 / len(self.b))
-            self._sums = self.b, self.b._version, centroid_sums(self.b, prior)
+            # Made in inference mode they could not serve a later training step.
+            with torch.inference_mode(False), torch.no_grad():
+                prior = torch.full_like(self.b[:, 0], 1 / len(self.b))
+                self._sums = self.b, self.b._version, centroid_sums(self.b, prior)
         return self._sums[2]
 
     @abstractmethod

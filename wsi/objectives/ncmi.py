@@ -38,7 +38,7 @@ from wsi.objectives.simplex import (
     nearest,
     project,
 )
-from wsi.objectives.terms import Form, ncmi_terms, ratio_form, sample_form
+from wsi.objectives.terms import Form, ncmi_terms, ratio_form, sample_form, terms_of_directions
 
 __all__ = [
     "NCMI",
@@ -174,7 +174,9 @@ class NCMI(Objective):
         f = self._features(output)
         if self._official and self.training:
             self.centre.see(f)  # before it is used, as in the authors' code
-        return self._loss(self._log_p_of(f), self.centroids.b, y, shared=self.training)
+        b, sums, prior = self.centroids.b, self.centroids.sums(), self._prior()
+        terms = terms_of_directions(self._directions(f), b, y, prior, sums, nsf=self._nsf)
+        return self._ratio(terms, y, shared=self.training)
 
     def own_scores(self, output: BagOutput) -> Tensor:
         """Return -KL(p || q_c) / tau (B, C) in float64."""
@@ -205,8 +207,10 @@ class NCMI(Objective):
         """Let centroids and centre that move see the batch, of all processes together."""
         with torch.no_grad():
             f = self._features(output)
-            a = self._log_p_of(f)
-        self.centroids.move(a, y, lambda b: self._loss(a, b, y, shared=True))
+            a = self._log_scaled(self._directions(f))
+        self.centroids.move(
+            a, y, lambda b: self._ratio(ncmi_terms(a, b, y, self._prior()), y, shared=True)
+        )
         if self.centre.kind == "ema" and not self._official:
             self.centre.see(f)
 
@@ -236,18 +240,16 @@ class NCMI(Objective):
         z, y = zip(*parts, strict=True)
         return torch.cat(z), torch.cat(y)
 
-    def _loss(self, a: Tensor, b: Tensor, y: Tensor, *, shared: bool) -> Tensor:
-        prior = torch.full_like(self.weights, 1 / self.n_classes)
-        sums = self.centroids.sums() if b is self.centroids.b else None
-        num, den = ncmi_terms(a, b, y, prior, sums)
+    def _prior(self) -> Tensor:
+        return torch.full_like(self.weights, 1 / self.n_classes)
+
+    def _ratio(self, terms: tuple[Tensor, Tensor], y: Tensor, *, shared: bool) -> Tensor:
+        num, den = terms
         form = sample_form if self._form == "sample" else ratio_form
         return form(self.weights[y] * num, den, eps=self.eps, shared=shared)
 
     def _log_p(self, output: BagOutput) -> Tensor:
-        return self._log_p_of(self._features(output))
-
-    def _log_p_of(self, f: Tensor) -> Tensor:
-        return self._log_scaled(self._directions(f))
+        return self._log_scaled(self._directions(self._features(output)))
 
     def _directions(self, f: Tensor) -> Tensor:
         shortest = _OFFICIAL_SHORTEST if self._official else _SHORTEST
