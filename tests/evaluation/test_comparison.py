@@ -120,3 +120,18 @@ def test_bad_requests_are_refused(toy):
         compare(runs, reference="z")
     with pytest.raises(UnknownNameError, match="did you mean 'auc'"):
         compare(runs, "auk")
+
+
+def test_controls_are_compared_under_the_same_draws_and_corrected_by_themselves(toy):
+    runs = [(name, toy(skill=s)) for name, s in (("a", 1.0), ("b", 1.2), ("c", 2.0), ("d", 0.8))]
+    found = compare(runs, "auc", QUICK, "a", {"b": ["c", "d"]})["controls"]["b"]
+    alone = [
+        compare([run for run in runs if run[0] in ("b", name)], "auc", QUICK, "b")["differences"][0]
+        for name in ("c", "d")
+    ]
+    assert [(d["name"], d["minus"]) for d in found] == [("c", "b"), ("d", "b")]
+    keys = ("value", "low", "high", "p")
+    assert [[d[k] for k in keys] for d in found] == [[d[k] for k in keys] for d in alone]
+    assert [d["p_holm"] for d in found] == pytest.approx(holm([d["p"] for d in alone]))
+    with pytest.raises(ConfigError, match="cannot compare"):
+        compare(runs, "auc", QUICK, "a", {"e": ["c"]})

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import pytest
-from sklearn.metrics import f1_score, log_loss
+from sklearn.metrics import f1_score
 
 from pipelines.cli import run_command
 from pipelines.study.choices import Standing, best, choose_rates
@@ -80,6 +79,19 @@ def cells(out: Path) -> dict[tuple[str, str, float, int, int], Path]:
     return found
 
 
+def predicted(folder: Path, part: str) -> tuple[list[str], np.ndarray]:
+    """Return slide ids and probabilities (n, C) of one part of a fit."""
+    with (folder / "predictions.csv").open(newline="") as handle:
+        rows = [row for row in csv.DictReader(handle) if row["part"] == part]
+    p = np.array([[float(row[name]) for name in COLUMNS] for row in rows])
+    return [row["slide_id"] for row in rows], p
+
+
+def macro_f1(y: list[str], p: np.ndarray) -> float:
+    decided = [CLASSES[k] for k in p.argmax(1)]
+    return float(f1_score(y, decided, labels=CLASSES, average="macro"))
+
+
 def done_of(folder: Path) -> Any:
     return json.loads((folder / "done.json").read_text())
 
@@ -137,18 +149,15 @@ def test_validation_figures_are_those_of_the_validation_predictions(
 ) -> None:
     label = {row.slide_id: row.label for row in shared_study.rows}
     for folder in cells(done).values():
-        table = pd.read_csv(folder / "predictions.csv")
-        val = table[table["part"] == "val"]
-        y = [label[s] for s in val["slide_id"]]
-        p = val[COLUMNS].to_numpy()
-        decided = [CLASSES[k] for k in p.argmax(1)]
-        f1 = f1_score(y, decided, labels=CLASSES, average="macro", zero_division=0.0)
+        slides, p = predicted(folder, "val")
+        y = [label[s] for s in slides]
+        f1 = macro_f1(y, p)
         assert done_of(folder)["macro_f1"] == pytest.approx(f1)
-        codes, tempered = [CLASSES.index(name) for name in y], []
-        for t in np.geomspace(0.05, 20, 400):
-            q = p ** (1 / t)
-            tempered.append(log_loss(codes, q / q.sum(1, keepdims=True), labels=[0, 1, 2]))
-        assert done_of(folder)["nll"] == pytest.approx(min(tempered), abs=2e-3)
+        scores = np.log(p)[None] / np.geomspace(0.05, 20, 4000)[:, None, None]
+        log_p = scores - np.log(np.exp(scores).sum(-1, keepdims=True))
+        codes = [CLASSES.index(name) for name in y]
+        nll = -log_p[:, np.arange(len(y)), codes].mean(-1)
+        assert done_of(folder)["nll"] == pytest.approx(nll.min(), abs=1e-4)
 
 
 # -- what is chosen, and on what ---------------------------------------------------------------
@@ -238,16 +247,22 @@ def test_test_figures_are_those_of_scikit_learn_over_seeds(
             rate, values = found["arms"][run["name"]]["rate"], []
             for seed in (0, 1):
                 folder = cells(done)[selection, run["name"], rate, 0, seed]
-                table = pd.read_csv(folder / "predictions.csv")
-                test = table[table["part"] == "test"]
-                decided = [CLASSES[k] for k in test[COLUMNS].to_numpy().argmax(1)]
-                y = [label[s] for s in test["slide_id"]]
-                values.append(
-                    f1_score(y, decided, labels=CLASSES, average="macro", zero_division=0.0)
-                )
+                slides, p = predicted(folder, "test")
+                values.append(macro_f1([label[s] for s in slides], p))
             assert run["value"] == pytest.approx(np.mean(values))
             assert run["seeds_sd"] == pytest.approx(np.std(values, ddof=1))
             assert list(run["by_seed"].values()) == pytest.approx(values)
+
+
+def test_what_is_no_rival_is_compared_with_the_control_too(results: Any) -> None:
+    for found in results["selections"].values():
+        for scores in found["metrics"].values():
+            value = {run["name"]: run["value"] for run in scores["runs"]}
+            expected = {} if found["rival"] == "ce" else {"ce": ["ncmi"]}
+            assert {k: [d["name"] for d in v] for k, v in scores["controls"].items()} == expected
+            for row in (d for rows in scores["controls"].values() for d in rows):
+                assert row["value"] == pytest.approx(value["ncmi"] - value["ce"])
+                assert row["p_holm"] == row["p"]
 
 
 def test_holm_is_over_all_arms(results: Any) -> None:
@@ -265,13 +280,13 @@ def test_holm_is_over_all_arms(results: Any) -> None:
 
 
 def test_the_table_and_the_page_hold_every_arm(done: Path, results: Any) -> None:
-    table = pd.read_csv(done / "results.csv")
-    tests = table[table["kind"] == "test"]
+    with (done / "results.csv").open(newline="") as handle:
+        tests = [row for row in csv.DictReader(handle) if row["kind"] == "test"]
     assert len(tests) == 2 * 3 * 3
-    for _, row in tests.iterrows():
+    for row in tests:
         runs = results["selections"][row["selection"]]["metrics"][row["metric"]]["runs"]
         run = next(run for run in runs if run["name"] == row["arm"])
-        assert row["value"] == pytest.approx(run["value"])
+        assert float(row["value"]) == pytest.approx(run["value"])
     page, text = (done / "report.html").read_text(), (done / "results.md").read_text()
     for arm in ARMS:
         assert arm in page
