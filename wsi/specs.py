@@ -385,7 +385,7 @@ class StudySpec(Spec):
         description="label column that test predictions are scored against, where data.label is "
         "noisy; training and validation never see it",
     )
-    keep_models: bool = Field(default=False, description="keep the weights of every final fit")
+    keep_models: bool = Field(default=False, description="keep the weights of every fit")
 
     @model_validator(mode="after")
     def _is_a_comparison(self) -> StudySpec:

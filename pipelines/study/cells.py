@@ -111,7 +111,8 @@ class Bench:
         }
         tables = {"val": probability_table(val, classes), "test": probability_table(test, classes)}
         table = pd.concat([t.assign(part=part) for part, t in tables.items()], ignore_index=True)
-        return _Made(summary, table, history_lines(result.history), model, result)
+        history = history_lines(result.history)
+        return _Made(summary, table, history, model, result, config.fit.monitor)
 
     def _write(self, folder: Path, made: _Made) -> None:
         publish_bytes(folder / _HISTORY, made.history)
@@ -120,7 +121,8 @@ class Bench:
             from wsi.training import save
             from wsi.training.checkpoint import Origin
 
-            origin = Origin("", made.result.best_epoch, "", made.result.monitor)
+            result, monitor = made.result, made.monitor
+            origin = Origin(self.plan.recipe_key, result.best_epoch, monitor, result.monitor)
             save(folder / _MODEL, made.model, origin)
 
 
@@ -131,6 +133,7 @@ class _Made:
     history: bytes
     model: Any
     result: Any
+    monitor: str
 
 
 def _figures(y: np.ndarray, p: np.ndarray) -> Summary:

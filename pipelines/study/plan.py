@@ -63,6 +63,7 @@ class Plan:
     dim: int
     device: str
     keys: Mapping[str, str]
+    recipe_key: str
     keep_models: bool = False
 
     def config(self, cell: CellId) -> Config:

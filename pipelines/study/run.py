@@ -147,6 +147,7 @@ def _plan(
         dim=material.dim,
         device=options.device,
         keys=keys_of(splits, labels, inputs),
+        recipe_key=material.recipe_key,
         keep_models=config.study.keep_models,
     )
 

@@ -19,6 +19,7 @@ from sklearn.metrics import f1_score
 
 from pipelines.cli import run_command
 from pipelines.study.choices import Standing, best, choose_rates
+from wsi.training import load
 
 if TYPE_CHECKING:
     from tests.pipelines.conftest import Study
@@ -388,11 +389,15 @@ def test_until_rates_stops_before_any_final_fit(
 ) -> None:
     out = tmp_path / "rates"
     more = ["study.arms=[ce,ncmi]", "study.selection=[patient]", "--until", "rates"]
-    found = said_json(words(shared_study, out, *more))
+    found = said_json(words(shared_study, out, *more, "study.keep_models=true"))
     assert found["stage"] == "rates"
     assert set(found["chosen"]["patient"]) == {"ce", "ncmi"}
     assert {key[4] for key in cells(out)} == {0}
     assert not (out / "results.json").exists()
+    for (_, arm, *_), folder in cells(out).items():
+        model, origin = load(folder / "model.safetensors")
+        assert model.card.objective == arm
+        assert origin.value == done_of(folder)["monitor"]
 
 
 def test_a_dry_run_counts_fits_and_writes_nothing(

@@ -44,7 +44,7 @@ def render_study(result: Json) -> str:
         script=script("sort.js"),
         n_warnings=len(result["warnings"]),
         warnings=result["warnings"],
-        selection=_selection_table(result),
+        selection=[_selection_table(result), _side_by_side(result)],
         sections=[_section(k, name, result) for k, name in enumerate(result["selections"])],
         settings=_settings(result),
     )
@@ -59,7 +59,8 @@ def as_markdown(result: Json) -> str:
         parts.append(f"## {section['heading']}")
         parts += [_markdown(table) for table in section["tables"]]
     if result["selection_table"]:
-        parts += ["## What selection brings", _markdown(_selection_table(result))]
+        both = (_selection_table(result), _side_by_side(result))
+        parts += ["## What selection brings", *map(_markdown, both)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -207,6 +208,29 @@ def _selection_table(result: Json) -> Table:
     )
     caption = "What choosing the best arm on validation brings on the test parts"
     return Table(caption, columns, rows, text_columns=(0, 1, 4))
+
+
+def _side_by_side(result: Json) -> Table:
+    """Return rate, validation and test figure of every arm under each way of validating."""
+    metric = result["metrics"][0]
+    columns = ["Arm"]
+    for name in result["selections"]:
+        columns += [f"Rate by {name}", f"Validation by {name}", f"Test by {name}"]
+    rows = []
+    for arm in (arm["label"] for arm in result["arms"]):
+        cells = [Cell(arm)]
+        for found in result["selections"].values():
+            about = found["arms"].get(arm)
+            runs = found["metrics"].get(metric, {"runs": []})["runs"]
+            test = next((run["value"] for run in runs if run["name"] == arm), None)
+            rate = about["rate"] if about else None
+            validation = about["validation"]["monitor"] if about else None
+            cells.append(Cell(UNKNOWN if rate is None else f"{rate:g}", rate))
+            cells += [Cell(number(value, 3), value) for value in (validation, test)]
+        rows.append(tuple(cells))
+    validated, tested = short_title(result["monitor"]), short_title(metric)
+    caption = f"Selection side by side: validation {validated} and test {tested}"
+    return Table(caption, tuple(columns), tuple(rows))
 
 
 def _settings(result: Json) -> Table:
