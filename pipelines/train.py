@@ -25,7 +25,7 @@ from wsi.aggregators import AGGREGATORS
 from wsi.bags import BagStore, PackedCohort, TileFilter, check_uniform, open_store
 from wsi.cohorts import Cohort, SlideRow, match_ids, read_cohort
 from wsi.errors import BagCorruptError, CohortError, ConfigError, ResourceError
-from wsi.evaluation import METRICS, Predictions, join_labels, write_predictions
+from wsi.evaluation import METRICS, Head, Predictions, join_labels, write_predictions
 from wsi.files import publish, publish_bytes, publish_json, sha256_file, sha256_json
 from wsi.findings import few
 from wsi.objectives import OBJECTIVES
@@ -340,9 +340,8 @@ def train_cell(cell: Cell) -> dict[str, Any]:
     train = dataset(cell.fold.train, labelled=True)
     val = dataset(cell.fold.val, labelled=True) if cell.fold.val else None
     classes = config.data.classes or ()
-    counts = Counter(cell.labels[slide_id] for slide_id in cell.fold.train)
     dim = store.info(cell.bag_ids[cell.fold.train[0]]).dim
-    model = build(config, dim, classes, [counts[k] for k in range(len(classes))], seed=cell.seed)
+    model = build(config, dim, classes, _training_counts(cell, len(classes)), seed=cell.seed)
     monitor = config.fit.monitor
     result = fit(
         model,
@@ -366,7 +365,11 @@ def train_cell(cell: Cell) -> dict[str, Any]:
             parts[name] = predict(model, dataset(ids, labelled=False), cell.device)
     _write_embeddings(cell.folder / "embeddings.h5", parts)
     _write_cell_predictions(cell, test)
-    summary = {"best_epoch": result.best_epoch, "monitor": result.monitor}
+    summary = {
+        "best_epoch": result.best_epoch,
+        "monitor": result.monitor,
+        "predicts_prior": getattr(model.objective, "predicts_prior", "training"),
+    }
     files = {name: sha256_file(cell.folder / name) for name in _FILES}
     publish_json(cell.folder / "done.json", summary | {"files": files})
     return summary
@@ -439,7 +442,23 @@ def _gathered(
         tables.append(table)
     if not tables:
         raise ConfigError("there is nothing to train — the splits have no folds")
-    return Predictions(tuple(classes), pd.concat(tables, ignore_index=True), not_evaluable=absent)
+    table = pd.concat(tables, ignore_index=True)
+    return Predictions(tuple(classes), table, not_evaluable=absent, head=_head(cells, len(classes)))
+
+
+def _head(cells: Sequence[Cell], C: int) -> Head | None:
+    """Return the prior the models predict at; None for fits from before it was recorded."""
+    done = json.loads((cells[0].folder / "done.json").read_text(encoding="utf-8"))
+    if "predicts_prior" not in done:
+        return None
+    return Head(
+        done["predicts_prior"], {cell.fold.index: _training_counts(cell, C) for cell in cells}
+    )
+
+
+def _training_counts(cell: Cell, C: int) -> tuple[int, ...]:
+    counts = Counter(cell.labels[slide_id] for slide_id in cell.fold.train)
+    return tuple(counts[k] for k in range(C))
 
 
 def _site(row: SlideRow) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from wsi.errors import ConfigError, PredictionsError
+from wsi.evaluation.information_scores import accuracy_ncmi
 from wsi.evaluation.intervals import FEW_PATIENTS, bootstrap, draw_weights
 from wsi.evaluation.metrics import Metric, defined, metric_named
 from wsi.evaluation.predictions import Predictions
@@ -68,6 +69,7 @@ def compare(
         "n_patients": len(strata),
         "runs": [_run(chosen, name, samples[name], weights, spec) for name in names],
         "differences": differences,
+        "accuracy_ncmi": accuracy_ncmi(samples),
         "notes": _notes(base, samples),
     }
 
