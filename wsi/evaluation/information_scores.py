@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from scipy.special import logsumexp, xlogy
@@ -18,6 +18,7 @@ from wsi.evaluation.sample import Rows, Sample
 
 Array = np.ndarray
 Statistic = Callable[[Array], Array]
+Quantity = Literal["mi", "share"]
 
 FEWEST_RANKED = 5
 """Below this many models a rank correlation says nothing."""
@@ -62,14 +63,13 @@ def information(sample: Sample, head: Head | None, weights: Array, level: float)
     heads = _heads(sample, head)
     rows, C = sample.runs[0], len(sample.classes)
     frequencies = np.bincount(rows.y, minlength=C) / len(rows.y)
-    mi, share = (_score(sample, heads, weights, level, name) for name in ("mi", "share"))
     measured = [ncmi(run.p, run.y, C) for run in sample.runs]
     balanced = [ncmi(run.p, run.y, C, weighting="balanced") for run in sample.runs]
     return {
         "unit": "nats",
         "probabilities": _WHAT[heads.kind],
-        "mi": mi,
-        "share": share,
+        "mi": _score(sample, heads, weights, level, "mi"),
+        "share": _score(sample, heads, weights, level, "share"),
         "label_entropy": float(-xlogy(frequencies, frequencies).sum()),
         "as_predicted": _as_predicted(sample, heads),
         "ncmi": _ncmi(measured),
@@ -161,7 +161,12 @@ def _of_run(rows: Rows, L: Array, P: int) -> Callable[[Array], tuple[Array, Arra
     return values
 
 
-def _statistic(sample: Sample, heads: _Heads, name: str) -> Statistic:
+def information_statistic(sample: Sample, head: Head | None, name: Quantity) -> Statistic:
+    """Return `mi` or its `share` of the label entropy, as a function of patient weights (P, R)."""
+    return _statistic(sample, _heads(sample, head), name)
+
+
+def _statistic(sample: Sample, heads: _Heads, name: Quantity) -> Statistic:
     """Return `mi`, the mean over seeds, or its `share` of the label entropy."""
     P = len(sample.patients)
     each = [_of_run(rows, L, P) for rows, L in zip(sample.runs, heads.runs, strict=True)]
@@ -177,7 +182,7 @@ def _statistic(sample: Sample, heads: _Heads, name: str) -> Statistic:
 
 
 def _score(
-    sample: Sample, heads: _Heads, weights: Array, level: float, name: str
+    sample: Sample, heads: _Heads, weights: Array, level: float, name: Quantity
 ) -> dict[str, Any]:
     """Return the information, or its share of the label entropy, with its interval."""
     interval = bootstrap(_statistic(sample, heads, name), weights, sample.strata, level)
@@ -197,7 +202,7 @@ def _score(
     return values
 
 
-def _of_seed(sample: Sample, heads: _Heads, k: int, name: str) -> float | None:
+def _of_seed(sample: Sample, heads: _Heads, k: int, name: Quantity) -> float | None:
     everyone = np.ones((len(sample.patients), 1))
     one = _Heads(heads.kind, heads.prior, heads.runs[k : k + 1], 0)
     return defined(float(_statistic(sample.of_seed(k), one, name)(everyone)[0]))
