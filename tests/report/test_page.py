@@ -91,6 +91,7 @@ def test_the_values_shown_are_those_of_the_metrics(two, parsed):
             wanted = [name, str(figures["support"])]
             keys = ("precision", "recall", "f1", "auc", "average_precision")
             wanted += [f"{figures[k]:.2f}" for k in keys]
+            wanted += [f"{run.metrics['information']['per_class'][name]['cmi']:.3f}"]
             assert wanted in everything
     (difference,) = compared["differences"]
     row = rows["ncmi − ce"]
