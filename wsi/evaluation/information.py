@@ -110,10 +110,13 @@ class NCMIMetric:
         centred = log_p + np.log(self.dims)
         p = np.exp(log_p)
         p_log_p = np.where(p > 0, p * np.where(p > 0, centred, 0), 0).sum(axis=1)
-        np.add.at(self._n, y, 1)
-        np.add.at(self._p, y, p)
-        np.add.at(self._log_p, y, centred)
-        np.add.at(self._p_log_p, y, p_log_p)
+        # Sums over runs of equal classes: no one-hot product, in which 0 times -inf is NaN.
+        order = np.argsort(y, kind="stable")
+        present, starts = np.unique(y[order], return_index=True)
+        self._n += np.bincount(y, minlength=self.n_classes)
+        if len(present):
+            for total, rows in ((self._p, p), (self._log_p, centred), (self._p_log_p, p_log_p)):
+                total[present] += np.add.reduceat(rows[order], starts, axis=0)
 
     def merge(self, other: NCMIMetric) -> None:
         """Add the points that another metric has seen.

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from scipy.special import logsumexp, xlogy
-from scipy.stats import rankdata
 
 from wsi.evaluation.head import Head
 from wsi.evaluation.information import NCMIScores, ncmi
@@ -105,11 +105,10 @@ def accuracy_ncmi(samples: Mapping[str, Sample]) -> dict[str, Any]:
 
 
 def _rank_correlation(pairs: list[tuple[float, float]]) -> float | None:
-    values = np.array(pairs)
-    if len(pairs) < FEWEST_RANKED or (np.ptp(values, axis=0) == 0).any():
+    if len(pairs) < FEWEST_RANKED:
         return None
-    # Spearman's is Pearson's of the ranks, ties at their mean rank.
-    return float(np.corrcoef(rankdata(values, axis=0), rowvar=False)[0, 1])
+    ranks = pd.DataFrame(pairs).rank()  # Spearman's is Pearson's of the ranks
+    return None if (ranks.nunique() < 2).any() else float(ranks.corr().iloc[0, 1])
 
 
 def _heads(sample: Sample, head: Head | None) -> _Heads:
