@@ -174,6 +174,9 @@ def test_ncmi_pools_folds_and_is_the_mean_over_seeds(toy):
     assert found["ncmi"]["seeds_sd"] == pytest.approx(np.std([s.ncmi for s in each], ddof=1))
     assert found["ncmi"]["cmi"] == pytest.approx(np.mean([s.cmi for s in each]))
     assert found["per_class"]["b"]["n"] == int((codes[0] == 1).sum())
+    even = [ncmi(t[columns].to_numpy(), y, 4, "KL_QP", "balanced") for t, y in zip(tables, codes)]
+    assert found["ncmi_balanced"]["ncmi"] == pytest.approx(np.mean([s.ncmi for s in even]))
+    assert found["ncmi_balanced"]["ncmi"] != pytest.approx(found["ncmi"]["ncmi"], rel=1e-3)
 
 
 def test_accuracy_and_ncmi_of_every_run_and_seed(toy):

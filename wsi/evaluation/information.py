@@ -182,10 +182,13 @@ class NCMIMetric:
 
 
 def _cross(mean: Array, log_p: Array, weight: Array) -> float:
-    """Return sum over classes y != v of w_y w_v s_y·log(m p_v), -inf where a p of 0 is met."""
+    """Return sum over classes y != v of w_y w_v s_y·log(m p_v), -inf where a p of 0 is met.
+
+    Of two classes or more: a dimension with both a p of 0 and mass then always has some pair of
+    different classes of which one has mass where a point of the other has none.
+    """
     zero = np.isneginf(log_p)
-    elsewhere = (mean > 0).sum(axis=0) - (mean > 0)  # other classes with mass in a dimension
-    if (zero & (elsewhere > 0)).any():
+    if (zero.any(axis=0) & (mean > 0).any(axis=0)).any():
         return -np.inf
     weighted = weight[:, None] * np.where(zero, 0, log_p)
     return float((weight[:, None] * mean * (weighted.sum(axis=0) - weighted)).sum())
