@@ -38,6 +38,8 @@ def show_metrics(
             rows += [[f"{kind} {name}", *_row(group)] for name, group in groups.items()]
     console.table(["part", "n", "patients", *SHOWN], rows, title)
     console.say(information_line(metrics["information"]))
+    if metrics["information"]["as_predicted"] is None:
+        console.say(f"note: probabilities {metrics['information']['probabilities']}")
     for note in metrics["notes"]:
         console.say(f"note: {note}")
 
