@@ -796,7 +796,7 @@ def compare(
     metric
         What to compare: macro_f1, auc, balanced_accuracy, ...
     out
-        Write the comparison and a report of all runs here.
+        Write the comparison, accuracy against NCMI as SVG, and a report of all runs here.
     replicates
         Bootstrap replicates.
     """

@@ -13,7 +13,7 @@ from pipelines.scoring import interval
 from pipelines.summary import names_of, summarise
 from wsi.errors import ConfigError
 from wsi.evaluation import compare
-from wsi.files import publish_json
+from wsi.files import publish_bytes, publish_json
 from wsi.report.tables import p_value
 from wsi.specs import EvaluateSpec
 
@@ -31,6 +31,7 @@ def run(
     if out is not None:
         publish_json(out / "comparison.json", result)
         console.say(f"wrote {out / 'comparison.json'}")
+        write_accuracy_ncmi(out / "accuracy-ncmi.svg", result, console)
         if all(source.is_dir() for source in sources):
             write_comparison_report(out / "report.html", dict(named), result, console)
     console.result(result)
@@ -55,6 +56,19 @@ def show_differences(result: dict[str, Any], console: Console) -> None:
     console.table(columns, rows, "paired differences")
     for note in result["notes"]:
         console.say(f"note: {note}")
+
+
+def write_accuracy_ncmi(path: Path, result: dict[str, Any], console: Console) -> None:
+    """Write the figure of accuracy against NCMI, where two models or more have both."""
+    from wsi.report.figures import accuracy_ncmi
+
+    points = [point for point in result["accuracy_ncmi"]["points"] if point["ncmi"] is not None]
+    if len(points) < 2:
+        console.say("no figure of accuracy against NCMI: fewer than two models have an NCMI")
+        return
+    drawn = accuracy_ncmi(points, "accuracy-ncmi")
+    publish_bytes(path, drawn.encode())
+    console.say(f"wrote {path}")
 
 
 def write_comparison_report(

@@ -37,8 +37,25 @@ def show_metrics(
         if single or len(groups) > 1:
             rows += [[f"{kind} {name}", *_row(group)] for name, group in groups.items()]
     console.table(["part", "n", "patients", *SHOWN], rows, title)
+    console.say(information_line(metrics["information"]))
+    if metrics["information"]["as_predicted"] is None:
+        console.say(f"note: probabilities {metrics['information']['probabilities']}")
     for note in metrics["notes"]:
         console.say(f"note: {note}")
+
+
+def information_line(found: dict[str, Any]) -> str:
+    """Return what predictions tell about labels, on one line."""
+    mi, share, ncmi = found["mi"], found["share"], found["ncmi"]
+    told = f"information on the labels: {interval(mi)}"
+    if mi["value"] is not None:
+        told += f" nats, {share['value']:.0%} of their entropy ({found['label_entropy']:.3f})"
+    if ncmi["ncmi"] is None:
+        return f"{told}; NCMI {ncmi['note']}"
+    return (
+        f"{told}; NCMI {ncmi['ncmi']:.3f} = CMI {ncmi['cmi']:.3f} / separation "
+        f"{ncmi['separation']:.3f}, not comparable across classes, temperatures or simplex maps"
+    )
 
 
 def _row(scores: dict[str, Any]) -> list[str]:

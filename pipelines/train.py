@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from wsi.aggregators import AGGREGATORS
 from wsi.bags import open_store
 from wsi.cohorts import Cohort
 from wsi.errors import ResourceError
-from wsi.evaluation import join_labels, write_predictions
+from wsi.evaluation import Head, join_labels, write_predictions
 from wsi.files import publish, publish_bytes, publish_json, sha256_file, sha256_json
 from wsi.objectives import check_objective
 from wsi.specs import Config
@@ -112,7 +112,10 @@ def run(config: Config, options: Options, console: Console) -> int:
         (cell.fold.index, cell.seed, read_probabilities(cell.folder / "predictions.csv"))
         for cell in cells
     )
-    predictions = out_of_fold(tables, cohort, config.data.classes or (), material.absent)
+    classes = config.data.classes or ()
+    predictions = replace(
+        out_of_fold(tables, cohort, classes, material.absent), head=_head(cells, len(classes))
+    )
     write_predictions(predictions, run_dir.predictions)
     labelled = join_labels(predictions, cohort)
     write_predictions(labelled, run_dir.predictions)
@@ -240,7 +243,11 @@ def train_cell(cell: Cell) -> dict[str, Any]:
     _write_embeddings(cell.folder / "embeddings.h5", predicted)
     table = probability_table(test, cell.config.data.classes or ())
     publish_bytes(cell.folder / "predictions.csv", as_csv(table))
-    summary = {"best_epoch": result.best_epoch, "monitor": result.monitor}
+    summary = {
+        "best_epoch": result.best_epoch,
+        "monitor": result.monitor,
+        "predicts_prior": model.objective.predicts_prior,
+    }
     files = {name: sha256_file(cell.folder / name) for name in _FILES}
     publish_json(cell.folder / "done.json", summary | {"files": files})
     raised = raised_over(result.history)
@@ -266,3 +273,19 @@ def _write_embeddings(path: Path, parts: dict[str, Any]) -> None:
         file.create_dataset("part", data=np.asarray(names, object), dtype=text)
         embeddings = np.concatenate([part.embeddings for part in parts.values()])
         file.create_dataset("embedding", data=embeddings.astype(np.float32))
+
+
+def _head(cells: Sequence[Cell], C: int) -> Head | None:
+    """Return the prior the models predict at; None where unknown, or not the same for all."""
+    done = [json.loads((cell.folder / "done.json").read_text(encoding="utf-8")) for cell in cells]
+    priors = {one.get("predicts_prior", "unknown") for one in done}
+    if "unknown" in priors:
+        return None
+    # With the rule chosen on validation, folds may decide by rules of different priors.
+    prior = priors.pop() if len(priors) == 1 else None
+    return Head(prior, {cell.fold.index: _training_counts(cell, C) for cell in cells})
+
+
+def _training_counts(cell: Cell, C: int) -> tuple[int, ...]:
+    counts = Counter(cell.labels[slide_id] for slide_id in cell.fold.train)
+    return tuple(counts[k] for k in range(C))

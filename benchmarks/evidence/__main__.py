@@ -86,7 +86,10 @@ def _studies(asked: argparse.Namespace) -> Iterator[Study]:
             yield Study(name, sets.digit_images(noise, draw, root))
     if wanted("cohort"):
         made = sets.cohort(
-            sets.NEW_SITES if fresh else sets.SITES, 2 if small else 12, draw, data / f"cohort{mark}"
+            sets.NEW_SITES if fresh else sets.SITES,
+            2 if small else 12,
+            draw,
+            data / f"cohort{mark}",
         )
         within = ("split.kind=kfold", "split.folds=3", "study.selection=[patient]")
         yield Study("cohort-in-domain", made, within)

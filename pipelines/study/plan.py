@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from wsi.aggregators import AGGREGATORS
 from wsi.errors import CohortError, ConfigError, WsiError
 from wsi.evaluation.metrics import metric_named
 from wsi.files import sha256_json
-from wsi.objectives import OBJECTIVES
+from wsi.objectives import check_objective
 from wsi.specs import ArmSpec, Config, ValidationSpec
 from wsi.splits import Fold, Splits, revalidated
 
@@ -134,12 +135,13 @@ def check_arms(config: Config) -> dict[str, Config]:
             problems.append(str(error))
     for arm in config.study.arms:
         configs[arm.label] = _arm_config(config, arm)
-        for registry, component in (
-            (OBJECTIVES, configs[arm.label].objective),
-            (AGGREGATORS, configs[arm.label].aggregator),
+        objective, aggregator = configs[arm.label].objective, configs[arm.label].aggregator
+        for check in (
+            partial(check_objective, objective.name, objective.params, config.fit.bags_per_step),
+            partial(AGGREGATORS.check, aggregator.name, aggregator.params),
         ):
             try:
-                registry.check(component.name, component.params)
+                check()
             except WsiError as error:
                 problems.append(f"study.arms: {arm.label}: {error}")
     if problems:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,7 @@ import pytest
 
 from wsi.cohorts import Cohort, SlideRow
 from wsi.errors import PredictionsError
-from wsi.evaluation import Predictions, join_labels, read_predictions, write_predictions
+from wsi.evaluation import Head, Predictions, join_labels, read_predictions, write_predictions
 from wsi.evaluation.predictions import changed_labels
 
 AB = ("a", "b")
@@ -54,6 +55,52 @@ def test_files_are_read_back_bit_for_bit_with_ids_as_text(tmp_path, toy):
         )
     assert found.table["slide_id"].tolist() == ["0012", "1e5"]
     assert found.table["patient_id"].tolist() == ["007", "NA"]
+
+
+@pytest.mark.parametrize(
+    "head", [Head("training", {0: (3, 4), 2: (1, 9)}), Head("uniform"), Head(None), None]
+)
+def test_the_prior_of_the_predictions_is_read_back_and_kept_when_labels_are_joined(tmp_path, head):
+    path = tmp_path / "predictions.csv"
+    write_predictions(Predictions(AB, table(), head=head), path)
+    found = read_predictions(path)
+    assert found.head == head
+    rows = (
+        SlideRow("0012", "007", Path("a"), "b", None, None),
+        SlideRow("1e5", "NA", Path("b"), "b", None, None),
+    )
+    assert join_labels(found, Cohort("c", AB, rows)).head == head
+
+
+def test_the_prior_of_a_fold_is_its_training_frequencies():
+    head = Head("training", {0: (30, 10)})
+    assert head.prior(0, 2).tolist() == [0.75, 0.25]
+    assert head.prior(1, 2) is None
+    assert Head("uniform", {0: (30, 10)}).prior(7, 2).tolist() == [0.5, 0.5]
+    assert Head(None, {0: (30, 10)}).prior(0, 2) is None
+
+
+@pytest.mark.parametrize(
+    ("head", "complaint"),
+    [
+        (Head("training", {0: (3, 0)}), "fold 0 are \\[3, 0\\]"),
+        (Head("training", {4: (3, 1, 1)}), "each of 2 classes"),
+        (Head("flat"), "training, uniform or null"),  # pyright: ignore[reportArgumentType]
+    ],
+)
+def test_an_impossible_prior_is_refused(head, complaint):
+    with pytest.raises(PredictionsError, match=complaint):
+        Predictions(AB, table(), head=head)
+
+
+@pytest.mark.parametrize("head", [3, {"predicts_prior": "training"}, {"training_counts": [1]}])
+def test_a_sidecar_with_a_garbled_prior_is_refused_by_name(tmp_path, head):
+    path = tmp_path / "predictions.csv"
+    write_predictions(Predictions(AB, table()), path)
+    sidecar = path.with_suffix(".json")
+    sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | {"head": head}))
+    with pytest.raises(PredictionsError, match=r"predictions\.json is no sidecar"):
+        read_predictions(path)
 
 
 def test_the_sidecar_tells_classes_in_order_and_a_hash_anyone_can_check(tmp_path):

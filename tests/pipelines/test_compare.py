@@ -88,6 +88,15 @@ def test_a_comparison_is_written_with_a_report(
     said = said_json(["compare", shared_run, shared_mean_run, "--out", out, *FAST])
     assert json.loads((out / "comparison.json").read_text()) == said
     page = (out / "report.html").read_text()
+    drawn = (out / "accuracy-ncmi.svg").read_text()
+    points = said["accuracy_ncmi"]["points"]
+    assert [(p["run"], p["seed"]) for p in points] == [("ce", 0), ("ce", 1), ("mean", 0)]
+    for point in points:
+        of_seed = table_of(shared_run if point["run"] == "ce" else shared_mean_run)[point["seed"]]
+        expected = float((of_seed["y_true"] == of_seed["y_pred"]).mean())
+        assert point["accuracy"] == pytest.approx(expected)
+        assert f"{point['run']} seed {point['seed']}: {expected:.3f} at" in drawn
+    assert "Accuracy against NCMI" in page
     assert page.lstrip().lower().startswith("<!doctype html")
     assert f"{macro_f1(shared_mean_run):.3f}" in page
     assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", page)

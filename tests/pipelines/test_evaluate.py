@@ -77,6 +77,40 @@ def test_json_is_one_document_and_what_is_written(run_copy: Path, said_json: Jso
     assert said == json.loads((run_copy / "metrics.json").read_text())
 
 
+def test_information_is_of_heads_retargeted_from_the_training_slides(
+    run_copy: Path, shared_study: Study, said_json: Json
+) -> None:
+    """Bayes' rule by hand, with priors counted in splits.csv and the cohort table."""
+    said = said_json(["evaluate", run_copy, *FAST])["information"]
+    labels = pd.read_csv(shared_study.cohort).set_index("slide_id")["label"]
+    splits = pd.read_csv(run_copy / "splits.csv").query("part == 'train'")
+    table = pd.read_csv(run_copy / "predictions.csv")
+    target = table["y_true"].value_counts(normalize=True)[CLASSES].to_numpy()
+    gains = []
+    for fold, rows in table.groupby("fold"):
+        trained = splits.loc[splits["fold"] == fold, "slide_id"].map(labels)
+        prior = trained.value_counts(normalize=True)[CLASSES].to_numpy()
+        p = rows[[f"p_{c}" for c in CLASSES]].to_numpy() / prior * target
+        p /= p.sum(axis=1, keepdims=True)
+        y = rows["y_true"].map(CLASSES.index).to_numpy()
+        gains += list(np.log(p[np.arange(len(y)), y] / target[y]))
+    assert said["mi"]["value"] == pytest.approx(np.mean(gains))
+    assert "training frequencies of their fold" in said["probabilities"]
+
+
+def test_a_table_from_elsewhere_says_that_its_prior_is_unknown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = foreign_table(tmp_path / "theirs.csv")
+    assert run_command(["evaluate", str(path), *FAST]) == 0
+    said = capsys.readouterr().err
+    assert "information on the labels: " in said
+    assert "note: probabilities of unknown training frequencies" in said
+    assert "not comparable across classes, temperatures or simplex maps" in said
+    found = json.loads((tmp_path / "metrics.json").read_text())["information"]
+    assert "unknown training frequencies" in found["mi"]["note"]
+
+
 def test_sites_can_be_left_out_of_what_is_printed(
     run_copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -111,6 +111,36 @@ def test_the_forest_draws_each_interval_to_scale():
     assert "reference" in texts(svg)
 
 
+def marks(root: ET.Element, gid: str) -> np.ndarray:
+    """Return the places (n, 2) of the marks of one element, in SVG units."""
+    (group,) = [g for g in root.iter(f"{SVG}g") if g.get("id") == gid]
+    return np.array([[float(u.attrib[k]) for k in "xy"] for u in group.iter(f"{SVG}use")])
+
+
+def test_accuracy_lies_over_ncmi_with_a_mark_for_every_model():
+    models = [("a", 0, 0.5, 0.4), ("a", 1, 0.7, 0.3), ("b", 0, 0.9, 0.1), ("b", 1, 0.6, 0.35)]
+    points_of = [dict(zip(("run", "seed", "accuracy", "ncmi"), row)) for row in models]
+    svg = figures.accuracy_ncmi(points_of, "u")
+    root = ET.fromstring(svg)
+    drawn = np.concatenate([marks(root, "u-run-0"), marks(root, "u-run-1")])
+    values = np.array([(x, y) for _, _, y, x in models])
+    for k, sign in ((0, 1), (1, -1)):  # y of an SVG grows downwards
+        slope, _ = np.polyfit(values[:, k], drawn[:, k], 1)
+        assert np.corrcoef(values[:, k], drawn[:, k])[0, 1] == pytest.approx(sign, abs=1e-6)
+        assert slope * sign > 0
+    assert texts(svg).count("seed 0") == texts(svg).count("seed 1") == 2
+    assert {"a", "b", "accuracy"} <= set(texts(svg))
+    assert "b seed 0: 0.900 at 0.1" in root.attrib["aria-label"]
+
+
+def test_ncmi_that_spans_decades_is_drawn_on_a_logarithmic_axis():
+    points_of = [
+        {"run": "a", "seed": k, "accuracy": 0.5 + k / 10, "ncmi": 10.0**-k} for k in range(4)
+    ]
+    x = marks(ET.fromstring(figures.accuracy_ncmi(points_of, "u")), "u-run-0")[:, 0]
+    np.testing.assert_allclose(np.diff(x), np.diff(x)[0], rtol=1e-4)
+
+
 def rows(*losses, monitor=(None, None, None)):
     return [
         {"epoch": e, "train_loss": t, "val_loss": v, "monitor": m}

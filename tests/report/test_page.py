@@ -59,7 +59,7 @@ def test_every_figure_has_a_name_and_every_table_a_caption(two, parsed):
     page = parsed(two[2])
     figures = page.all("svg")
     # forest; per run: confusion, ROC and three folds
-    assert len(figures) == 1 + 2 * (2 + 3)
+    assert len(figures) == 2 + 2 * (2 + 3)
     assert all(f["role"] == "img" and f["aria-label"].strip() for f in figures)
     assert len({f["aria-label"] for f in figures}) > 5
     assert all(image["alt"].strip() for image in page.all("img"))
@@ -91,6 +91,7 @@ def test_the_values_shown_are_those_of_the_metrics(two, parsed):
             wanted = [name, str(figures["support"])]
             keys = ("precision", "recall", "f1", "auc", "average_precision")
             wanted += [f"{figures[k]:.2f}" for k in keys]
+            wanted += [f"{run.metrics['information']['per_class'][name]['cmi']:.3f}"]
             assert wanted in everything
     (difference,) = compared["differences"]
     row = rows["ncmi − ce"]

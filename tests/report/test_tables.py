@@ -117,3 +117,24 @@ def test_facts_that_differ_are_marked(toy):
 def test_parts_count_the_classes_in_their_order():
     table = tables.parts([PartRow(1, "val", 6, 3, {"b": 4, "a": 2})], ("a", "b", "c"))
     assert [cell.text for cell in table.rows[0]] == ["1", "val", "6", "3", "2", "4", "0"]
+
+
+def test_the_information_table_tells_values_and_what_they_are_of(toy):
+    run = toy(seeds=2)
+    found = run.metrics["information"]
+    table = tables.information(run.metrics)
+    rows = {row[0].text: row[1:] for row in table.rows}
+    mi = rows["information on the label, I(X;Y)"]
+    assert (mi[0].sort, mi[1].sort) == (found["mi"]["value"], found["mi"]["seeds_sd"])
+    assert any("unknown training frequencies" in table.notes[k - 1] for k in mi[0].notes)
+    for key, title in (("ncmi", "classes by frequency"), ("ncmi_balanced", "classes equal")):
+        cell = rows[f"NCMI, {title}"][0]
+        assert cell.sort == found[key]["ncmi"]
+        assert any("not comparable" in table.notes[k - 1] for k in cell.notes)
+    assert "information before re-targeting the prior" not in rows
+
+
+def test_metrics_from_before_information_have_no_such_table(toy):
+    metrics = {k: v for k, v in toy().metrics.items() if k != "information"}
+    assert tables.information(metrics) is None
+    assert "CMI" not in tables.by_class(metrics).columns

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from wsi.evaluation.comparison import compare
+from wsi.evaluation.head import Head
+from wsi.evaluation.information import NCMIMetric
 from wsi.evaluation.intervals import Score
 from wsi.evaluation.metrics import METRICS, Measure, Metric
 from wsi.evaluation.predictions import (
@@ -15,8 +17,10 @@ from wsi.evaluation.scores import evaluate
 
 __all__ = [
     "METRICS",
+    "Head",
     "Measure",
     "Metric",
+    "NCMIMetric",
     "Predictions",
     "Score",
     "compare",

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from wsi.errors import ConfigError, PredictionsError
+from wsi.evaluation.information_scores import accuracy_ncmi
 from wsi.evaluation.intervals import (
     FEW_PATIENTS,
     Resampled,
@@ -84,6 +85,7 @@ def compare(
         "n_patients": len(strata),
         "runs": [_run(chosen, name, samples[name], resampled[name], spec) for name in names],
         "differences": differences(base, names),
+        "accuracy_ncmi": accuracy_ncmi(samples),
         "notes": _notes(base, samples),
         **more,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import pandas as pd
 
 from wsi.cohorts import Cohort, match_ids
 from wsi.errors import PredictionsError
+from wsi.evaluation.head import Head
 from wsi.files import publish_bytes, publish_json, sha256_file
 from wsi.findings import few
 from wsi.registry import suggest
@@ -37,6 +38,7 @@ class Predictions:
             (the class of largest probability) may be left out.
         decision: the rule that made y_pred, in words.
         not_evaluable: slides that could not be predicted (no bag, no tile), and why.
+        head: the prior that the probabilities are posteriors at, None where it is unknown.
 
     Raises:
         PredictionsError: a column is missing, a probability is not one, a label is no class, or
@@ -47,9 +49,12 @@ class Predictions:
     table: pd.DataFrame
     decision: str = "largest probability"
     not_evaluable: Mapping[str, str] = field(default_factory=dict)
+    head: Head | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", tuple(self.classes))
+        if self.head is not None:
+            self.head.check(len(self.classes))
         object.__setattr__(self, "table", _normalised(self.table, self.classes))
 
     @property
@@ -84,6 +89,8 @@ def write_predictions(predictions: Predictions, path: Path) -> None:
         "rows": len(predictions.table),
         "sha256": sha256_file(path),
     }
+    if predictions.head is not None:
+        sidecar["head"] = predictions.head.to_json()
     publish_json(path.with_suffix(".json"), sidecar)
 
 
@@ -112,7 +119,11 @@ def read_predictions(path: Path | str, classes: Sequence[str] | None = None) -> 
         raise PredictionsError(f"{path.name} is no readable CSV: {error}") from error
     try:
         return Predictions(
-            tuple(sidecar["classes"]), table, sidecar["decision"], sidecar["not_evaluable"]
+            tuple(sidecar["classes"]),
+            table,
+            sidecar["decision"],
+            sidecar["not_evaluable"],
+            sidecar["head"],
         )
     except PredictionsError as error:
         raise PredictionsError(f"{path.name}: {error}") from error
@@ -142,7 +153,7 @@ def join_labels(predictions: Predictions, cohort: Cohort) -> Predictions:
     _refuse("have another patient in cohort", cohort, others)
     table["y_true"] = [row.label or "" for row in rows]
     table["site"] = [kept or row.site or "" for kept, row in zip(table["site"], rows)]
-    return Predictions(predictions.classes, table, predictions.decision, predictions.not_evaluable)
+    return replace(predictions, table=table)
 
 
 def changed_labels(before: Predictions, after: Predictions) -> list[tuple[str, str, str]]:
@@ -172,13 +183,14 @@ def _sidecar(path: Path, classes: Sequence[str] | None) -> dict:
             raise PredictionsError(
                 f"{path.name} has no sidecar {beside.name}, so the classes are unknown — name them"
             )
-        return {"classes": list(classes), "decision": "as given", "not_evaluable": {}}
+        return {"classes": list(classes), "decision": "as given", "not_evaluable": {}, "head": None}
     try:
         sidecar = json.loads(beside.read_text(encoding="utf-8"))
         known = {
             k: sidecar[k] for k in ("schema", "classes", "decision", "not_evaluable", "sha256")
         }
-    except (ValueError, KeyError, TypeError) as error:
+        known["head"] = Head.from_json(sidecar["head"]) if "head" in sidecar else None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise PredictionsError(f"{beside.name} is no sidecar of predictions: {error}") from error
     if known["schema"] != SCHEMA:
         raise PredictionsError(f"{beside.name} has schema {known['schema']}, not {SCHEMA}")

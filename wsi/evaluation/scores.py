@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from wsi.evaluation.information_scores import information
 from wsi.evaluation.intervals import (
     FEW_PATIENTS,
     Interval,
@@ -65,6 +66,7 @@ def evaluate(
     sample = make_sample(predictions)
     by = {name: _by(name, sample, chosen, spec) for name in ("site", "cohort")}
     several = len(sample.seeds) > 1
+    weights = draw_weights(sample.strata, spec)
     return {
         "schema": SCHEMA,
         "classes": list(sample.classes),
@@ -75,6 +77,7 @@ def evaluate(
         "replicates": spec.replicates,
         **_headline(sample, chosen, spec),
         "per_class": _per_class(sample),
+        "information": information(sample, predictions.head, weights, spec.level),
         "confusion": _confusion(sample),
         "seeds": _seeds(sample, chosen),
         "ensemble": _scores(sample.ensemble(), chosen, spec) if several else None,

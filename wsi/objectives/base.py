@@ -108,6 +108,13 @@ class Objective(nn.Module, ABC):
         """Return the rule that decides."""
         return RULES[int(self.settled)]
 
+    @property
+    def predicts_prior(self) -> Literal["training", "uniform"] | None:
+        """Return the class prior under which `probabilities` are meant; None: under none."""
+        if self.rule == "own":
+            return self.own_prior
+        return "uniform" if self.rule == "probe" else None
+
     def scores(self, output: BagOutput, rule: RuleName) -> Tensor:
         """Return the scores (B, C) of one rule, at its temperature."""
         if rule == "own":

@@ -28,6 +28,8 @@ _DASHES = ("-", "--", "-.", ":")  # lines differ in more than colour
 _ALARM = "#b34700"
 _INK, _MUTED, _RULE = "#222222", "#5f6670", "#d5d9de"
 _NAME_CHARS = 22
+_MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_MOST_LABELLED = 24  # points whose seeds can be written beside them
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a class may be called $x$
@@ -263,6 +265,45 @@ def _draw_interval(axes: Axes, score: Mapping[str, Any], place: int) -> None:
     if score["low"] is not None and score["high"] is not None:
         axes.plot([score["low"], score["high"]], [place, place], color=BLUE, lw=2)
     axes.plot([score["value"]], [place], "s", color=BLUE, ms=6)
+
+
+def accuracy_ncmi(points: Sequence[Mapping[str, Any]], uid: str) -> str:
+    """Return accuracy against NCMI, a point per run and seed, runs told apart by mark and colour.
+
+    Args:
+        points: run, seed, accuracy and ncmi of each model, all defined.
+    """
+    runs = list(dict.fromkeys(point["run"] for point in points))
+    values = np.array([point["ncmi"] for point in points])
+    several = len(points) > len(runs)
+    with _figure(5.2, 3.4 + 0.23 * len(runs)) as figure:
+        axes = figure.subplots()
+        handles = []
+        for k, run in enumerate(runs):
+            style: dict[str, Any] = {
+                "color": CLASS_COLORS[k % len(CLASS_COLORS)],
+                "marker": _MARKS[k % len(_MARKS)],
+                "ls": "",
+                "ms": 6.5,
+            }
+            mine = [point for point in points if point["run"] == run]
+            x, y = ([point[key] for point in mine] for key in ("ncmi", "accuracy"))
+            axes.plot(x, y, **style, gid=f"run-{k}")
+            handles.append(Line2D([], [], **style))
+            if several and len(points) <= _MOST_LABELLED:
+                for point in mine:
+                    at = (point["ncmi"], point["accuracy"])
+                    beside: dict[str, Any] = {"xytext": (5, 4), "textcoords": "offset points"}
+                    axes.annotate(f"seed {point['seed']}", at, color=_MUTED, fontsize=7, **beside)
+        if values.min() > 0 and values.max() > 10 * values.min():
+            axes.set_xscale("log")
+        axes.margins(0.12)
+        axes.set(xlabel="NCMI of the predictions (lower is better)", ylabel="accuracy")
+        figure.legend(handles, [_short(run, 30) for run in runs], loc="outside lower center")
+        said = "; ".join(
+            f"{p['run']} seed {p['seed']}: {p['accuracy']:.3f} at {p['ncmi']:.3g}" for p in points
+        )
+        return _svg(figure, uid, f"Accuracy against NCMI of {len(points)} models: {said}")
 
 
 @contextmanager

@@ -121,9 +121,32 @@ def _comparison(comparison: Mapping[str, Any] | None) -> dict[str, Any] | None:
     )
     return {
         "table": tables.differences(comparison),
-        "figure": _Figure(Markup(drawn), caption),
+        "figures": [_Figure(Markup(drawn), caption, wide=True), *_accuracy_ncmi(comparison)],
         "notes": comparison["notes"],
     }
+
+
+def _accuracy_ncmi(comparison: Mapping[str, Any]) -> list[_Figure]:
+    """Return accuracy against NCMI, where two models or more have both."""
+    found = comparison.get("accuracy_ncmi", {"points": []})
+    points = [point for point in found["points"] if point["ncmi"] is not None]
+    if len(points) < 2:
+        return []
+    left_out = len(found["points"]) - len(points)
+    caption = (
+        "Accuracy against NCMI of the predicted probabilities, one point per run and seed, folds "
+        "pooled; lower NCMI is better. It depends on the temperature of the probabilities, so it "
+        "ranks models of one task only."
+    )
+    if left_out:
+        caption += f" {left_out} models without a defined NCMI are left out."
+    if found["spearman"] is not None:
+        rho = tables.number(found["spearman"])
+        caption += (
+            f" Rank correlation (Spearman) {rho} over {found['ranked']} models, which share their "
+            "slides and are not independent."
+        )
+    return [_Figure(Markup(figures.accuracy_ncmi(points, "accuracy-ncmi")), caption)]
 
 
 def _run(index: int, run: RunSummary, pictures: Iterator[str]) -> dict[str, Any]:
@@ -141,7 +164,11 @@ def _run(index: int, run: RunSummary, pictures: Iterator[str]) -> dict[str, Any]
         "coverage": metrics["coverage"],
         "cards": _cards(metrics),
         "headline": tables.headline(metrics),
-        "groups": [table for table in (*grouped, tables.by_class(metrics)) if table],
+        "groups": [
+            table
+            for table in (*grouped, tables.by_class(metrics), tables.information(metrics))
+            if table
+        ],
         "figures": [_confusion(index, run), _roc(index, run)],
         "spread": [table for table in spread if table],
         "learning": _learning(index, run),

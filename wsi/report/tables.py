@@ -16,6 +16,7 @@ Json = Mapping[str, Any]
 UNKNOWN = "–"
 _SITE_METRICS = 3  # as many as fit beside each other with their intervals
 _MINUS = "−"
+_CMI_NOTE = "how far predictions of this class stray from their mean, in nats (0: not at all)"
 _WHY_UNDEFINED = {
     "precision": "never predicted",
     "recall": "no slide of this class",
@@ -74,12 +75,12 @@ def number(value: float | None, digits: int = 2, *, signed: bool = False) -> str
     return f"{rounded:{'+' if signed else ''}.{digits}f}".replace("-", _MINUS)
 
 
-def interval(score: Json, *, signed: bool = False) -> str:
+def interval(score: Json, digits: int = 2, *, signed: bool = False) -> str:
     """Return `0.71 [0.58, 0.82]` of a score's value, low and high."""
-    value = number(score["value"], signed=signed)
+    value = number(score["value"], digits, signed=signed)
     if score["value"] is None or score["low"] is None or score["high"] is None:
         return value
-    low, high = (number(score[key], signed=signed) for key in ("low", "high"))
+    low, high = (number(score[key], digits, signed=signed) for key in ("low", "high"))
     return f"{value} [{low}, {high}]"
 
 
@@ -175,16 +176,70 @@ def by_class(metrics: Json) -> Table:
     """Return support, precision, recall, F1, AUC and average precision of each class."""
     notes = _Footnotes()
     keys = ("precision", "recall", "f1", "auc", "average_precision")
+    informed = metrics.get("information", {}).get("per_class")
     rows = []
     for name, figures in metrics["per_class"].items():
         cells = []
         for key in keys:
             why = _WHY_UNDEFINED.get(key, "undefined") if figures[key] is None else ""
             cells.append(Cell(number(figures[key]), figures[key], notes.numbers(why)))
+        if informed:
+            why = "no slide of this class" if informed[name]["cmi"] is None else _CMI_NOTE
+            cells.append(_cell(informed[name]["cmi"], notes.numbers(why)))
         rows.append((Cell(name), Cell(str(figures["support"]), figures["support"]), *cells))
     columns = ("Class", "Slides", "Precision", "Recall", "F1", "AUC", "Average precision")
+    columns += ("CMI",) if informed else ()
     caption = "By class, each against the rest; AUC and average precision over pooled folds"
     return Table(caption, columns, tuple(rows), tuple(notes.texts))
+
+
+def information(metrics: Json) -> Table | None:
+    """Return what predictions tell about labels, in nats; None of metrics from before it."""
+    found = metrics.get("information")
+    if not found:
+        return None
+    notes = _Footnotes()
+    bias = f"probabilities: {found['probabilities']}"
+    rows = [
+        _information_row("information on the label, I(X;Y)", found["mi"], notes, bias),
+        _information_row("its share of the label entropy", found["share"], notes),
+        (Cell("label entropy of the slides evaluated"), _cell(found["label_entropy"]), Cell("")),
+    ]
+    if found["as_predicted"]:
+        at = found["as_predicted"]
+        why = f"at most {number(at['bound'], 3)}, reached by a perfect head at that prior"
+        mi = Cell(number(at["mi"], 3), at["mi"], notes.numbers(why))
+        rows.append((Cell("information before re-targeting the prior"), mi, Cell("")))
+    for key, title in (("ncmi", "classes by frequency"), ("ncmi_balanced", "classes equal")):
+        rows += _ncmi_rows(found[key], title, notes)
+    columns = ("Quantity", f"Value [{percent(metrics['level'])} interval]", "SD over seeds")
+    caption = "Information in the predictions, in nats (NCMI is a ratio)"
+    return Table(caption, columns, tuple(rows), tuple(notes.texts))
+
+
+def _information_row(
+    title: str, score: Json, notes: _Footnotes, also: str = ""
+) -> tuple[Cell, ...]:
+    remarks = notes.numbers("; ".join(text for text in (also, score["note"]) if text))
+    value = Cell(interval(score, digits=3), score["value"], remarks)
+    return Cell(title), value, Cell(number(score["seeds_sd"], 3), score["seeds_sd"])
+
+
+def _ncmi_rows(found: Json, weighting: str, notes: _Footnotes) -> list[tuple[Cell, ...]]:
+    """Return CMI, separation and their ratio; only the last has a spread over seeds."""
+    compare = "not comparable across numbers of classes, temperatures or simplex maps"
+    ratio = notes.numbers("; ".join(text for text in (compare, found["note"]) if text))
+    cmi, gamma = (_cell(found[key]) for key in ("cmi", "separation"))
+    sd = Cell(number(found["seeds_sd"], 3), found["seeds_sd"])
+    return [
+        (Cell(f"CMI, I(X;P|Y), {weighting}"), cmi, Cell("")),
+        (Cell(f"separation, {weighting}"), gamma, Cell("")),
+        (Cell(f"NCMI, {weighting}"), _cell(found["ncmi"], ratio), sd),
+    ]
+
+
+def _cell(value: float | None, notes: tuple[int, ...] = ()) -> Cell:
+    return Cell(number(value, 3), value, notes)
 
 
 def by_fold(metrics: Json) -> Table | None:
