@@ -262,13 +262,24 @@ def training_batches(
         yield dataset.batch(order[start : start + bags_per_step], draw)
 
 
-def whole_bags(dataset: BagDataset) -> Iterator[BagBatch]:
+def whole_bags(dataset: BagDataset, most_tiles: int = 0) -> Iterator[BagBatch]:
     """Yield every bag with all its tiles, in the order of the data set.
 
-    One bag at a time: its result then does not depend, to the last bit, on its neighbours.
+    Args:
+        most_tiles: pack bags while they have no more tiles together; by default each comes alone,
+            and its result then does not depend, to the last bit, on its neighbours.
     """
+    packed: list[int] = []
+    tiles = 0
     for index in range(len(dataset)):
-        yield dataset.batch([index])
+        n = len(dataset.tiles(index)[0]) if most_tiles else 0
+        if packed and (not most_tiles or tiles + n > most_tiles):
+            yield dataset.batch(packed)
+            packed, tiles = [], 0
+        packed.append(index)
+        tiles += n
+    if packed:
+        yield dataset.batch(packed)
 
 
 def _generator(seed: int, *stream: int) -> np.random.Generator:

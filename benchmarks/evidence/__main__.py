@@ -32,7 +32,6 @@ _FIT = (
     "fit.epochs=20",
     "fit.patience=20",
     "fit.bags_per_step=16",
-    "study.rates=[1e-3,3e-3,1e-2,3e-2]",
 )
 _SHORT = ("fit.epochs=2", "study.rates=[1e-3,1e-2]", "evaluate.replicates=200")
 
@@ -70,20 +69,19 @@ def _asked() -> argparse.Namespace:
 
 def _studies(asked: argparse.Namespace) -> Iterator[Study]:
     """Yield the studies of a tier, data sets made when their turn comes."""
-    data, fresh = asked.out / "sets", asked.tier == "confirm"
+    tier, data = arms.TIERS[asked.tier], asked.out / "sets"
+    fresh = tier.fresh
     draw, mark = (CONFIRMED, "-new") if fresh else (DEVELOPED, "")
-    small = asked.short
 
     def wanted(name: str) -> bool:
-        return not asked.only or name.startswith(asked.only)
+        return name.startswith(asked.only or "") and tier.takes(name)
 
     for n in (2, 4):
         if wanted(name := f"digit-bags-{n}"):
             yield Study(name, sets.digit_bags(n, draw, data / f"{name}{mark}"))
     for noise in (0.0, 0.3):
-        if wanted(name := f"digit-images-{noise:.0%}"):
-            root = data / f"digit-images-{round(100 * noise)}{mark}"
-            yield Study(name, sets.digit_images(noise, draw, root))
+        if wanted(name := f"digit-images-{round(100 * noise)}"):
+            yield Study(name, sets.digit_images(noise, draw, data / f"{name}{mark}"))
     if wanted("cohort"):
         made = sets.cohort(
             sets.NEW_SITES if fresh else sets.SITES,
@@ -93,9 +91,10 @@ def _studies(asked: argparse.Namespace) -> Iterator[Study]:
         )
         within = ("split.kind=kfold", "split.folds=3", "study.selection=[patient]")
         yield Study("cohort-in-domain", made, within)
-        across = ("split.kind=leave-one-site-out", "study.selection=[patient,site]")
+        selection = "[patient,site]" if len(tier.seeds) > 2 else "[patient]"
+        across = ("split.kind=leave-one-site-out", f"study.selection={selection}")
         yield Study("cohort-across-sites", made, across)
-    if asked.mil and asked.tier != "explore":
+    if asked.mil and fresh:
         for name in sets.CLASSIC:
             if wanted(name):
                 yield Study(name, sets.classic(name, asked.mil, data / name))
@@ -112,6 +111,7 @@ def _run(study: Study, asked: argparse.Namespace) -> None:
             f"data.classes=[{','.join(made.classes)}]",
             f"fit.seeds=[{','.join(map(str, seeds))}]",
             f"study.arms={json.dumps(tier.arms)}",
+            f"study.rates={list(tier.rates)}",
             *(_SHORT if asked.short else ()),
         ]
     )

@@ -52,15 +52,32 @@ VARIANTS: list[Arm] = [
 
 @dataclass(frozen=True)
 class Tier:
-    """Arms and the seeds they are fitted with."""
+    """Arms, the seeds they are fitted with, the rates tried, and on which data.
+
+    Attributes:
+        fresh: data drawn anew, and what was kept back: new stains, the classic MIL sets.
+        only: names of the data sets, by their beginnings; all when empty.
+    """
 
     arms: list[Arm]
     seeds: tuple[int, ...]
+    rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)
+    fresh: bool = False
+    only: tuple[str, ...] = ()
+
+    def takes(self, name: str) -> bool:
+        """Return whether a data set belongs to the tier."""
+        return not self.only or name.startswith(self.only)
 
 
 TIERS = {
     "core": Tier(CORE, tuple(range(8))),
-    "explore": Tier([*OTHERS, *VARIANTS], (0, 1)),
-    "confirm": Tier(CORE, tuple(range(100, 108))),
+    "explore": Tier(
+        [*OTHERS, *VARIANTS],
+        (0, 1),
+        rates=(3e-3, 1e-2),
+        only=("digit-bags-4", "digit-images-30", "cohort"),
+    ),
+    "confirm": Tier(CORE, tuple(range(100, 108)), fresh=True),
 }
 """What `confirm` compares is frozen before it is run; see docs/results/objectives.md."""

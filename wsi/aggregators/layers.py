@@ -1,7 +1,8 @@
 """Layers shared by aggregators: attention scores, and softmax and sums within packed bags.
 
-Bags are cut out as views and reduced one by one: matrix products per bag are as fast as the
-machine allows, and a bag's result never depends on its neighbours.
+Large bags are cut out as views and reduced one by one: matrix products per bag are as fast as the
+machine allows. Of many small bags the calls would cost more than the sums, so these are laid into
+one matrix (B, sum N) whose entries of other bags count nothing. The two ways differ by rounding.
 """
 
 from __future__ import annotations
@@ -11,10 +12,27 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+_SMALL = 1 << 17  # entries of that matrix; above, a view per bag is quicker
+
+
+def _is_small(sizes: Sequence[int]) -> bool:
+    return len(sizes) > 1 and len(sizes) * sum(sizes) <= _SMALL
+
+
+def _places(sizes: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the bag of each tile and the tile's number, both (sum N,)."""
+    counts = torch.tensor(sizes)
+    owner = torch.arange(len(sizes)).repeat_interleave(counts)
+    return owner.to(device), torch.arange(len(owner), device=device)
+
 
 def segment_softmax(scores: Tensor, sizes: Sequence[int]) -> Tensor:
     """Return the softmax of scores (sum N, H) within each bag and head."""
-    return torch.cat([part.softmax(0) for part in scores.split(list(sizes))])
+    if not _is_small(sizes):
+        return torch.cat([part.softmax(0) for part in scores.split(list(sizes))])
+    owner, tile = _places(sizes, scores.device)
+    laid = scores.new_full((len(sizes), len(scores), scores.shape[1]), -torch.inf)
+    return laid.index_put((owner, tile), scores).softmax(1)[owner, tile]
 
 
 def segment_weighted_sum(h: Tensor, weights: Tensor, sizes: Sequence[int]) -> Tensor:
@@ -26,6 +44,10 @@ def segment_weighted_sum(h: Tensor, weights: Tensor, sizes: Sequence[int]) -> Te
         sizes: tiles per bag.
     """
     heads = weights.shape[1]
+    if _is_small(sizes):
+        owner, tile = _places(sizes, h.device)
+        laid = weights.new_zeros((len(sizes), len(h), heads)).index_put((owner, tile), weights)
+        return torch.einsum("bnh,nhe->bhe", laid, h.unflatten(1, (heads, -1))).flatten(1)
     cut = list(sizes)
     sums = [
         torch.einsum("nh,nhe->he", w, tiles.unflatten(1, (heads, -1))).flatten()

@@ -33,6 +33,7 @@ from wsi.training.seeds import seeded
 Score = Callable[[np.ndarray, np.ndarray], float]
 """Classes y (n,) and probabilities p (n, C) to a figure; higher is better."""
 
+_EVALUATED_TILES = 4096  # packed into one batch without gradient
 _TIE_RANGE = (0.05, 20.0)  # temperatures tried on probabilities when two epochs score the same
 
 
@@ -221,8 +222,7 @@ def _validate(
 def _joined(outputs: Iterable[tuple[Output, Tensor]]) -> tuple[Output, Tensor]:
     """Return embeddings and logits of all bags in one output, and their classes.
 
-    Bags go through the aggregator one by one, so a figure never depends on what they are packed
-    with; the objective then sees them all at once, which also gives losses over pairs their pairs.
+    The objective sees them all at once, which also gives losses over pairs their pairs.
     """
     # Without attention and evidence, which are as large as the tiles.
     seen = [(output.embedding, output.logits, y) for output, y in outputs]
@@ -255,8 +255,8 @@ class _Best:
 
 
 def _outputs(model: Model, dataset: BagDataset, fabric: Fabric) -> Iterator[tuple[Output, Tensor]]:
-    """Yield the output and class of every bag, from all its tiles."""
-    for batch, output in evaluated(model, dataset, fabric.device):
+    """Yield the outputs and classes of all bags, from all their tiles, small bags together."""
+    for batch, output in evaluated(model, dataset, fabric.device, _EVALUATED_TILES):
         yield output, _labels(batch)
 
 

@@ -69,13 +69,17 @@ def predict(
 
 
 def evaluated(
-    model: Model, dataset: BagDataset, device: torch.device | str
+    model: Model, dataset: BagDataset, device: torch.device | str, most_tiles: int = 0
 ) -> Iterator[tuple[BagBatch, Output]]:
-    """Yield each bag with the model's output, in evaluation mode and without gradient."""
+    """Yield each bag with the model's output, in evaluation mode and without gradient.
+
+    Args:
+        most_tiles: see `wsi.data.whole_bags`.
+    """
     was_training = model.training
     model.eval()
     try:
-        for batch in whole_bags(dataset):
+        for batch in whole_bags(dataset, most_tiles):
             batch = batch.to(device)
             with torch.no_grad():
                 output = model(batch)
