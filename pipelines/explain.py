@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipelines.console import Console, counted
 from pipelines.explain_drawing import Drawing, Drawn, SlideAt, draw_slide
@@ -335,8 +336,9 @@ def _finished(
         "exact": evidence.exact,
         "gap": evidence.gap,
         "sum": float(maps.values(options.maps[0]).sum()),
-        "lesion_tiles": None if drawn.share is None else int((drawn.share > 0).sum()),
-        "auroc": _aurocs(maps, drawn),
+        "lesion_tiles": None if drawn.lesion is None else int(drawn.lesion.sum()),
+        "auroc": _aurocs(maps, drawn.lesion),
+        "auroc_touched": _aurocs(maps, drawn.touched),
         "auroc_of_label": _label_aurocs(found, drawn, models),
         "top": _top(maps, evidence, models.classes),
         "files": [path.relative_to(out.root).as_posix() for path in written],
@@ -345,14 +347,14 @@ def _finished(
     return facts
 
 
-def _aurocs(maps: TileMaps, drawn: Drawn) -> dict[str, float] | None:
-    """Return how well each map tells tiles in annotated lesions from others; None without any."""
-    if drawn.share is None or tile_auroc(maps.attention, drawn.share) is None:
+def _aurocs(maps: TileMaps, lesion: NDArray[np.bool_] | None) -> dict[str, float] | None:
+    """Return how well each map tells lesion tiles from others; None without some of both."""
+    if lesion is None or tile_auroc(maps.attention, lesion) is None:
         return None
-    found = {"attention": tile_auroc(maps.attention, drawn.share)}
+    found = {"attention": tile_auroc(maps.attention, lesion)}
     for name in MAPS:
         try:
-            found[name] = tile_auroc(maps.values(name), drawn.share)
+            found[name] = tile_auroc(maps.values(name), lesion)
         except WsiError:
             continue  # this model has no such map
     return {name: value for name, value in found.items() if value is not None}
@@ -366,7 +368,7 @@ def _label_aurocs(found: Computed, drawn: Drawn, models: RunModels) -> dict[str,
     maps = found.drawing.maps
     question = Question(label, "others")
     own = tile_maps(maps.slide_id, found.evidence, maps.xy0, maps.size0, models.classes, question)
-    return _aurocs(own, drawn)
+    return _aurocs(own, drawn.lesion)
 
 
 def _top(maps: TileMaps, evidence: Evidence, classes: Sequence[str]) -> dict[str, Any]:
@@ -440,6 +442,7 @@ def _summary(
         "exact": all(f["exact"] for f in facts) if facts else None,
         "max_gap": max((f["gap"] for f in facts), default=None),
         "auroc": _mean_aurocs([f["auroc"] for f in facts if f["auroc"]]),
+        "auroc_touched": _mean_aurocs([f["auroc_touched"] for f in facts if f["auroc_touched"]]),
         "auroc_of_label": _mean_aurocs(
             [f["auroc_of_label"] for f in facts if f["auroc_of_label"] and f["out_of_fold"]]
         ),
@@ -472,14 +475,17 @@ def _say_summary(summary: Mapping[str, Any], console: Console) -> None:
             "embedding: evidence and contrast are approximate (gradient × input), leave-one-out "
             "and pmi exact — train with objective.predict=probe for exact maps"
         )
-    for key, whose in (("auroc", "shown class"), ("auroc_of_label", "labelled class, out-of-fold")):
+    told = {
+        "auroc": "tiles at least half lesion, shown class",
+        "auroc_touched": "tiles that touch a lesion, shown class",
+        "auroc_of_label": "tiles at least half lesion, labelled class, out-of-fold",
+    }
+    for key, whose in told.items():
         found = summary[key]
         if found:
             words = ", ".join(f"{n} {v['mean']:.3f}" for n, v in found.items())
             n = max(v["slides"] for v in found.values())
-            console.say(
-                f"tile AUROC for annotated lesions, {whose}, mean of {counted(n, 'slide')}: {words}"
-            )
+            console.say(f"tile AUROC, {whose}, mean of {counted(n, 'slide')}: {words}")
 
 
 def _card(f: Mapping[str, Any], options: Options, out: ExplainDir) -> ExplainedSlide:

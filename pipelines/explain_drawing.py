@@ -14,7 +14,7 @@ from shapely.geometry import MultiPolygon
 
 from wsi.annotations import read_shapes, regions_of
 from wsi.errors import SlideError, WsiError
-from wsi.explain import Legend, MapName, TileMaps, draw_heatmap, smooth, tiles_in
+from wsi.explain import Legend, MapName, TileMaps, draw_heatmap, lesion_tiles, share_in, smooth
 from wsi.files import publish_bytes
 from wsi.slides import Slide, open_slide
 from wsi.specs import SlidesSpec
@@ -22,6 +22,7 @@ from wsi.specs import SlidesSpec
 RGB = NDArray[np.uint8]
 _THUMBNAIL_PX = 1200
 _TILE_PX = 224  # at most, of a tile in the gallery
+_GRAZED = 1e-6  # of a tile's area: less is rounding
 _MAX_UPSAMPLING = 16.0  # the gallery shows a tile's field of view, however coarse the slide
 
 
@@ -81,12 +82,14 @@ class Drawn:
 
     Attributes:
         origin0: where GeoJSON counts from.
-        share: (N,) of each tile's area inside annotated lesions, or None without annotations.
+        lesion: bool (N,), tiles that show an annotated lesion; None without annotations.
+        touched: bool (N,), tiles of which any part lies in one.
         problem: why nothing was drawn, in one line; empty where all was.
     """
 
     origin0: tuple[int, int] = (0, 0)
-    share: NDArray[np.float64] | None = None
+    lesion: NDArray[np.bool_] | None = None
+    touched: NDArray[np.bool_] | None = None
     problem: str = ""
 
 
@@ -104,7 +107,6 @@ def _drawn(drawing: Drawing, spec: SlidesSpec) -> Drawn:
         origin0 = slide.info.bounds0[0], slide.info.bounds0[1]
         thumbnail = slide.thumbnail(max(1.0, max(slide.info.bounds0[2:]) / _THUMBNAIL_PX))
     lesions = None if drawing.annotations is None else _lesions(drawing.annotations, origin0)
-    share = None if lesions is None else tiles_in(maps.xy0, maps.size0, lesions)
     for name, path in drawing.pictures.items():
         values = smooth(maps.values(name), maps.xy0, maps.size0, drawing.smoothing)
         legend = Legend(
@@ -114,7 +116,10 @@ def _drawn(drawing: Drawing, spec: SlidesSpec) -> Drawn:
             thumbnail, values, maps.xy0, maps.size0, legend, lesions or (), mpp=drawing.at.mpp
         )
         publish_bytes(path, encoded(picture, ".png"))
-    return Drawn(origin0, share)
+    if lesions is None:
+        return Drawn(origin0)
+    touched = share_in(maps.xy0, maps.size0, lesions) > _GRAZED
+    return Drawn(origin0, lesion_tiles(maps.xy0, maps.size0, lesions), touched)
 
 
 def _lesions(path: Path, origin0: tuple[int, int]) -> list[MultiPolygon]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from wsi.explain.attention import Attention, attention_of, draw_attention, tile_size, top_tiles
 from wsi.explain.gallery import draw_gallery, strongest
 from wsi.explain.heatmap import Legend, draw_heatmap
-from wsi.explain.localisation import tile_auroc, tiles_in
+from wsi.explain.localisation import lesion_tiles, share_in, tile_auroc
 from wsi.explain.model_evidence import Evidence, mean_evidence, model_evidence
 from wsi.explain.smoothing import smooth
 from wsi.explain.tile_maps import MAPS, MapName, Question, TileMaps, class_contrasts, tile_maps
@@ -23,13 +23,14 @@ __all__ = [
     "draw_attention",
     "draw_gallery",
     "draw_heatmap",
+    "lesion_tiles",
     "mean_evidence",
     "model_evidence",
+    "share_in",
     "smooth",
     "strongest",
     "tile_auroc",
     "tile_maps",
     "tile_size",
-    "tiles_in",
     "top_tiles",
 ]

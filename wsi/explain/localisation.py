@@ -11,28 +11,50 @@ from shapely import MultiPolygon, Polygon, union_all
 
 Pair = tuple[float, float]
 
-_NOTHING = 1e-6  # of a tile's area: less is rounding
+HALF = 0.5
+"""Share of a tile in lesions, or of a lesion in a tile, from which the tile counts as lesion."""
 
 
-def tiles_in(
+def share_in(
     xy0: NDArray[np.integer], size0: Pair, regions: Sequence[Polygon | MultiPolygon]
 ) -> NDArray[np.float64]:
-    """Return (N,): the share of each tile's area that lies in `regions`, level-0 px."""
-    corner = np.asarray(xy0, np.float64)
-    end = corner + size0
-    boxes = shapely.box(corner[:, 0], corner[:, 1], end[:, 0], end[:, 1])
-    area = union_all(list(regions))
-    return shapely.area(shapely.intersection(boxes, area)) / (size0[0] * size0[1])
+    """Return the share (N,) of each tile's area that lies in `regions`, level-0 px."""
+    boxes = _boxes(xy0, size0)
+    return shapely.area(shapely.intersection(boxes, union_all(list(regions)))) / _area(size0)
 
 
-def tile_auroc(values: NDArray[np.float64], share: NDArray[np.float64]) -> float | None:
-    """Return the AUROC of values (N,) for tiles that overlap a lesion, by their share (N,) in it.
+def lesion_tiles(
+    xy0: NDArray[np.integer], size0: Pair, regions: Sequence[Polygon | MultiPolygon]
+) -> NDArray[np.bool_]:
+    """Return bool (N,): tiles that lie by half in lesions, or hold half of a smaller one.
 
-    None where all tiles do, or none does.
+    A tile that an outline merely grazes shows no lesion, and no map should point at it.
+    """
+    boxes = _boxes(xy0, size0)
+    found = share_in(xy0, size0, regions) >= HALF
+    for region in regions:
+        if region.area < _area(size0):
+            found |= shapely.area(shapely.intersection(boxes, region)) >= HALF * region.area
+    return found
+
+
+def tile_auroc(values: NDArray[np.float64], positive: NDArray[np.bool_]) -> float | None:
+    """Return the AUROC of values (N,) for the positive tiles (N,).
+
+    None where all tiles are, or none is.
     """
     from sklearn.metrics import roc_auc_score
 
-    positive = share > _NOTHING
     if positive.all() or not positive.any():
         return None
     return float(roc_auc_score(positive, values))
+
+
+def _boxes(xy0: NDArray[np.integer], size0: Pair) -> NDArray[np.object_]:
+    corner = np.asarray(xy0, np.float64)
+    end = corner + size0
+    return np.asarray(shapely.box(corner[:, 0], corner[:, 1], end[:, 0], end[:, 1]), object)
+
+
+def _area(size0: Pair) -> float:
+    return size0[0] * size0[1]
