@@ -238,7 +238,7 @@ def direct_p(objective, output, simplex="nsf"):
     """p of every bag, by numpy from the projection's weights alone."""
     W = objective.projection.weight.detach().double().numpy()
     f = output.embedding.double().numpy() @ W.T + objective.projection.bias.detach().numpy()
-    f = f - objective.centre.double().numpy()
+    f = f - objective.centre.value.double().numpy()
     z = f / np.linalg.norm(f, axis=1, keepdims=True) / 0.5
     return direct_nsf(z) if simplex == "nsf" else np.exp(z) / np.exp(z).sum(-1, keepdims=True)
 
@@ -289,41 +289,52 @@ def test_probabilities_are_a_softmax_of_divergences_from_the_prototypes():
     np.testing.assert_allclose(objective.probabilities(output).detach(), expected, atol=1e-4)
 
 
-def test_after_fit_predicts_by_class_means_of_training_p():
-    objective, output = NCMI(3, 10, [4, 4, 4], tau=0.01), bags(12)
-    y = np.arange(12) % 3
-    pairs = [
-        (SimpleNamespace(embedding=output.embedding[i : i + 1], logits=None), torch.tensor([y[i]]))
-        for i in range(12)
+def one_by_one(output, y):
+    rows = range(len(y))
+    return [
+        (SimpleNamespace(embedding=output.embedding[i : i + 1], logits=None), y[i : i + 1])
+        for i in rows
     ]
-    before = objective.probabilities(output)
-    objective.after_fit(iter(pairs), None)
+
+
+def direct_means(objective, output, y):
     p = direct_p(objective, output)
-    means = np.stack([p[y == c].mean(0) for c in range(3)])
-    kl = np.array([[rel_entr(row, mean).sum() for mean in means] for row in p])
-    expected = np.exp(-kl / 0.01) / np.exp(-kl / 0.01).sum(1, keepdims=True)
+    return np.stack([p[y == c].mean(0) for c in range(objective.n_classes)])
+
+
+def direct_probabilities(p, q, tau):
+    kl = np.array([[rel_entr(row, centroid).sum() for centroid in q] for row in p])
+    scores = np.exp(-kl / tau)
+    return scores / scores.sum(1, keepdims=True)
+
+
+def test_after_fit_predicts_by_class_means_of_training_p():
+    objective, output, y = NCMI(3, 10, [4, 4, 4]), bags(12), np.arange(12) % 3
+    before = objective.probabilities(output)
+    objective.after_fit(iter(one_by_one(output, torch.from_numpy(y))), None)
+    p, means = direct_p(objective, output), direct_means(objective, output, y)
     after = objective.probabilities(output).detach()
+    expected = direct_probabilities(p, means, mean_kl(means) / 20)
     np.testing.assert_allclose(after, expected, atol=1e-4)
     assert (after - before.detach()).abs().max() > 0.05
 
 
-def test_tau_has_the_least_smoothed_validation_nll_of_a_grid():
-    objective, train, val = NCMI(2, 10, [20, 20]), bags(40), bags(30, seed=1)
+@pytest.mark.parametrize("predict", ["own", "class_mean"])
+def test_tau_has_the_least_smoothed_validation_nll_of_a_grid(predict):
+    objective, train, val = NCMI(2, 10, [20, 20], predict=predict), bags(40), bags(30, seed=1)
     y_train, y_val = torch.arange(40) % 2, (val.embedding[:, 0] > 0).long()
     objective.after_fit([(train, y_train)], [(val, y_val)])
-    fitted = objective.tau.item()
+    p, centroids = direct_p(objective, val), direct_q(2, 32)
+    if predict == "class_mean":
+        centroids = direct_means(objective, train, y_train.numpy())
 
-    def nll(tau):
-        objective.tau.fill_(tau)
-        p = objective.probabilities(val).detach().numpy()
-        of_label = -np.log(p[np.arange(30), y_val])
-        of_other = -np.log(p[np.arange(30), 1 - y_val])
+    def nll(q):
+        of_label, of_other = -np.log(q[np.arange(30), y_val]), -np.log(q[np.arange(30), 1 - y_val])
         return (31 / 32 * of_label + 1 / 32 * of_other).mean()  # Platt's targets, n=30
 
-    p = direct_p(objective, train)
-    scale = mean_kl(np.stack([p[y_train.numpy() == c].mean(0) for c in range(2)]))
-    grid = np.geomspace(scale / 40, scale * 100, 400)
-    assert nll(fitted) <= min(nll(tau) for tau in grid) + 1e-6
+    grid = np.geomspace(mean_kl(centroids) / 40, mean_kl(centroids) * 100, 400)
+    best = min(nll(direct_probabilities(p, centroids, tau)) for tau in grid)
+    np.testing.assert_allclose(nll(objective.probabilities(val).detach().numpy()), best, atol=1e-4)
 
 
 def test_class_mean_centroids_move_as_a_moving_average_of_present_classes():
@@ -334,23 +345,23 @@ def test_class_mean_centroids_move_as_a_moving_average_of_present_classes():
     expected = q.copy()
     for c in (0, 2):
         expected[c] = 0.99 * q[c] + 0.01 * p[y == c].mean(0)
-    moved = objective.centroids.double().exp().numpy() / 32
+    moved = objective.centroids.b.double().exp().numpy() / 32
     np.testing.assert_allclose(moved, expected, rtol=1e-6)
     assert np.abs(moved - q).max() > 1e-5
 
 
 def test_fixed_prototypes_do_not_move():
     objective = NCMI(3, 10, [4, 4, 4])
-    before = objective.centroids.clone()
+    before = objective.centroids.b.clone()
     objective.after_step(bags(5), torch.tensor([0, 1, 2, 0, 0]))
-    assert torch.equal(before, objective.centroids)
+    assert torch.equal(before, objective.centroids.b)
 
 
 def test_the_fixed_centre_is_the_mean_feature_of_one_pass():
     objective, output = NCMI(2, 10, [4, 4], center="fixed"), bags(8)
     objective.before_fit([(output, torch.arange(8) % 2)])
     expected = objective.projection(output.embedding).mean(0)
-    np.testing.assert_allclose(objective.centre, expected.detach(), atol=1e-6)
+    np.testing.assert_allclose(objective.centre.value, expected.detach(), atol=1e-6)
     loss_p = objective(output, torch.arange(8) % 2)
     num, den = direct_terms(
         direct_p(objective, output), direct_q(2, 32), np.arange(8) % 2, np.full(2, 0.5)
@@ -384,7 +395,7 @@ def test_a_class_missing_from_the_last_pass_is_an_error():
         objective.after_fit([(bags(3), torch.zeros(3, dtype=torch.int64))], None)
 
 
-@pytest.mark.parametrize("setting", [{"temperature": 0.0}, {"tau": -1.0}, {"prototype_scale": 0.0}])
+@pytest.mark.parametrize("setting", [{"temperature": 0.0}, {"prototype_scale": 0.0}])
 def test_impossible_settings_are_refused(setting):
     with pytest.raises(ConfigError, match=next(iter(setting))):
         NCMI(2, 10, [4, 4], **setting)

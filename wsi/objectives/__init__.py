@@ -9,6 +9,7 @@ OBJECTIVES = Registry(
     {
         "ce": "wsi.objectives.cross_entropy:CrossEntropy",
         "ncmi": "wsi.objectives.ncmi:NCMI",
+        "hybrid": "wsi.objectives.hybrid:Hybrid",
     },
     group="wsi.objectives",
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +59,7 @@ class Objective(nn.Module, ABC):
 
     wants: ClassVar[Literal["logits", "embedding"]] = "logits"
     needs_pairs: ClassVar[bool] = False
-    own_prior: ClassVar[Literal["training", "uniform"] | None] = "training"
+    own_prior: Literal["training", "uniform"] | None = "training"  # settings may decide it
     class_counts: Tensor
     settled: Tensor
 
@@ -141,6 +141,10 @@ class Objective(nn.Module, ABC):
 
     def after_step(self, output: BagOutput, y: Tensor) -> None:
         """See the batch again after the optimiser's step."""
+
+    def figures(self, outputs: LabelledOutputs) -> dict[str, Any]:
+        """Return figures of these bags to log each epoch, without gradient: none by default."""
+        return {}
 
     @torch.no_grad()
     def after_fit(

@@ -10,17 +10,26 @@ Source: Ye et al. 2026 (arXiv 2601.02543); Yang et al. 2023 (arXiv 2309.09123).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wsi.errors import ConfigError, TrainingError
+from wsi.errors import TrainingError
 from wsi.objectives.base import BagOutput, LabelledOutputs, Objective
+from wsi.objectives.centre import Centre, CentreKind
+from wsi.objectives.centroids import (
+    CentroidKind,
+    Centroids,
+    FixedCentroids,
+    LearnedCentroids,
+    MeanCentroids,
+)
+from wsi.objectives.ncmi_figures import disagreement, information
+from wsi.objectives.ncmi_settings import NCMISettings, SimplexMap
 from wsi.objectives.prototypes import PrototypeKind, unit_prototypes
+from wsi.objectives.rules import Predict, SimplexMeans, fitted_tau
 from wsi.objectives.simplex import (
-    divergence,
     divergences,
     log_nsf,
     log_scaled_nsf,
@@ -29,7 +38,7 @@ from wsi.objectives.simplex import (
     nearest,
     project,
 )
-from wsi.objectives.temperature import fit_temperature
+from wsi.objectives.terms import Form, ncmi_terms, ratio_form, sample_form
 
 __all__ = [
     "NCMI",
@@ -42,47 +51,11 @@ __all__ = [
     "sample_form",
 ]
 
-_FLOOR = 1e-10  # added to the numerator of the sample form, as in the authors' code
-_MOMENTUM = 0.99  # of class-mean centroids
 _EPS_SHARE = 1e-4  # of D: keeps the denominator above 0 at a wrong prototype when C = 2
 _TAU_SHARE = 1 / 20  # of D: tau without validation
-_TAU_RANGE = (1 / 40, 100.0)  # of D: without a floor, perfectly ranked bags ask for tau = 0
-
-
-def ncmi_terms(a: Tensor, b: Tensor, y: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
-    """Return num (B,) = KL(p_i || q_{y_i}) and den (B,) = sum_{c != y_i} pi_c KL(q_c || p_i).
-
-    O((B + C) m) in time and memory: the separation needs the mean of all centroids, less the own.
-
-    Args:
-        a: log(m p) of the bags (B, m).
-        b: log(m q) of the centroids (C, m).
-        y: class indices (B,).
-        prior: pi (C,); 1 / C for plain NCMI.
-    """
-    weighted = prior[:, None] * b.exp() / b.shape[-1]
-    own = (weighted * b).sum(-1)  # pi_c KL(q_c || uniform)
-    others = weighted.sum(0) - weighted
-    den = own.sum() - own[y] - (others[y] * a).sum(-1)
-    return divergence(a, b[y]), den
-
-
-def sample_form(
-    num: Tensor, den: Tensor, weight: Tensor | None = None, *, eps: float | Tensor = 0.0
-) -> Tensor:
-    """Return the mean over bags of num / den, weighted by `weight` (B,) where given."""
-    ratios = (num + _FLOOR) / (den + eps)
-    return ratios.mean() if weight is None else (weight * ratios).sum() / weight.sum()
-
-
-def ratio_form(
-    num: Tensor, den: Tensor, weight: Tensor | None = None, *, eps: float | Tensor = 0.0
-) -> Tensor:
-    """Return the mean of num over the mean of den, both weighted by `weight` (B,) where given."""
-    if weight is None:
-        return num.mean() / (den.mean() + eps)
-    share = weight / weight.sum()
-    return (share * num).sum() / ((share * den).sum() + eps)
+_SHORTEST = 1e-6  # norm of f - mu below which its direction is noise; bounds the gradient
+_OFFICIAL_SHORTEST = 1e-12
+_OFFICIAL_OFFSET = 1e-6  # added to the prototypes in the authors' code
 
 
 class NCMI(Objective):
@@ -90,34 +63,42 @@ class NCMI(Objective):
 
     f = projection(embedding) in R^m, z = project(f), p = NSF(z). With `balanced` the loss is the
     plain mean of (1 / (C pi_y)) num / den: weights on the numerator alone, no normalisation of
-    them, so it holds for one bag. Probabilities are softmax(-KL / tau).
+    them, so it holds for one bag. In training mode under `torch.distributed` the loss is that of
+    the joined batch of all processes, and so are centroids and centre.
 
     Args:
         n_classes: C.
         embedding_dim: E of the aggregator.
         class_counts: training bags per class.
-        form: `sample` (authors' code) or `ratio` (the paper's definition).
-        centroids: `fixed` prototypes, or `class_mean`: the mean of p per class, their exact
-            minimiser, as a moving average that starts from the prototypes.
-        prototypes: see `wsi.objectives.prototypes`.
-        simplex: `nsf` or `softmax`, the map from z to p.
-        temperature: T of the projection.
+        form: `sample` (authors' code; the default) or `ratio` (the paper's definition).
+        centroids: `fixed` prototypes (the default); `class_mean`: the mean of p per class, their
+            exact minimiser, as a moving average that starts from the prototypes; `learned`: by
+            gradient on the batch of each step, after it.
+        centroid_lr: rate of the learned centroids; needed with them.
+        centroid_momentum: momentum of the learned centroids; 0 when not given.
+        prototypes: `etf` (the default), `orthonormal` or `axis`; see `wsi.objectives.prototypes`.
         prototype_scale: length of the prototypes before the simplex map; 1 / T when not given.
-        center: `none`, or `fixed`: the mean of f over one pass before training.
-        balanced: class weights on the numerator.
+        simplex: `nsf` (the default) or `softmax`, the map from z to p.
+        temperature: T of the projection; 0.5 when not given.
+        center: `none` (the default); `fixed`: the mean of f over one pass before training; `ema`:
+            a bias-corrected moving average over batches of at least two bags.
+        center_momentum: of the moving average; 0.999 when not given.
+        balanced: class weights on the numerator; true when not given.
         m: dimensions of the simplex; max(32, 4 C) when not given.
         eps: added to the denominator; 1e-4 of the mean prototype KL when not given.
-        predict: `class_mean` of training p, settled after training (centroids until then), or
-            `prototype`: the centroids of the loss.
-        tau: temperature of the probabilities; when not given, the one with the least NLL on
-            validation, and without validation a twentieth of the mean prototype KL.
+        official: do as the published code does, on the embedding itself. Settings that
+            contradict it are refused.
+        predict: which rule decides; see `wsi.objectives.rules`. `own` takes the centroids of the
+            loss, `class_mean` the means of training p; both by softmax(-KL / tau), tau fitted on
+            validation, and without it a twentieth of the mean KL between centroids or means.
+
+    Raises:
+        ConfigError: a setting is impossible, does nothing beside the others, or contradicts
+            `official`.
     """
 
     wants = "embedding"
-    centroids: Tensor
-    class_means: Tensor
-    has_class_means: Tensor
-    centre: Tensor
+    own_prior = None
     eps: Tensor
     tau: Tensor
     weights: Tensor
@@ -128,133 +109,159 @@ class NCMI(Objective):
         embedding_dim: int,
         class_counts: Sequence[int],
         *,
-        form: Literal["sample", "ratio"] = "sample",
-        centroids: Literal["fixed", "class_mean"] = "fixed",
-        prototypes: PrototypeKind = "etf",
-        simplex: Literal["nsf", "softmax"] = "nsf",
-        temperature: float = 0.5,
+        form: Form | None = None,
+        centroids: CentroidKind | None = None,
+        centroid_lr: float | None = None,
+        centroid_momentum: float | None = None,
+        prototypes: PrototypeKind | None = None,
         prototype_scale: float | None = None,
-        center: Literal["none", "fixed"] = "none",
-        balanced: bool = True,
+        simplex: SimplexMap | None = None,
+        temperature: float | None = None,
+        center: CentreKind | None = None,
+        center_momentum: float | None = None,
+        balanced: bool | None = None,
         m: int | None = None,
         eps: float | None = None,
-        predict: Literal["class_mean", "prototype"] = "class_mean",
-        tau: float | None = None,
+        official: bool = False,
+        predict: Predict = "class_mean",
     ) -> None:
-        super().__init__(n_classes, embedding_dim, class_counts)
-        _check_positive(temperature=temperature, prototype_scale=prototype_scale, tau=tau)
-        m = max(32, 4 * n_classes) if m is None else m
-        self._form, self._updates, self._simplex = form, centroids == "class_mean", simplex
-        self._temperature, self._centred, self._rule = temperature, center == "fixed", predict
-        self._fits_tau = tau is None
-        self.projection = nn.Linear(embedding_dim, m)
-        theta = unit_prototypes(prototypes, n_classes, m) * (prototype_scale or 1 / temperature)
-        b = self._log_scaled(theta)
-        D = mean_pairwise_divergence(b).float()
-        self.register_buffer("centroids", b)
-        self.register_buffer("class_means", torch.zeros_like(b))
-        self.register_buffer("has_class_means", torch.tensor(False))
-        self.register_buffer("centre", torch.zeros(m))
-        self.register_buffer("eps", _EPS_SHARE * D if eps is None else torch.tensor(eps))
-        self.register_buffer("tau", _TAU_SHARE * D if tau is None else torch.tensor(tau))
-        weights = self.balanced_weights() if balanced else torch.ones(n_classes)
-        self.register_buffer("weights", weights)
+        super().__init__(n_classes, embedding_dim, class_counts, predict=predict)
+        settings = NCMISettings(
+            form=form,
+            centroids=centroids,
+            centroid_lr=centroid_lr,
+            centroid_momentum=centroid_momentum,
+            prototypes=prototypes,
+            prototype_scale=prototype_scale,
+            simplex=simplex,
+            temperature=temperature,
+            center=center,
+            center_momentum=center_momentum,
+            balanced=balanced,
+            m=m,
+            eps=eps,
+        ).resolved(n_classes, embedding_dim, official=official)
+        self._form: Form = settings["form"]
+        self._nsf: bool = settings["simplex"] == "nsf"
+        self._temperature: float = settings["temperature"]
+        self._official = official
+        m = int(settings["m"])
+        self.projection = nn.Identity() if official else nn.Linear(embedding_dim, m)
+        self.class_mean = SimplexMeans(n_classes, m)
+        self.centre = Centre(
+            m, settings["center"], momentum=settings["center_momentum"], first_copy=official
+        )
+        self.centroids = self._centroids(settings, n_classes, m)
+        D = mean_pairwise_divergence(self.centroids.b).to(self.centroids.b.dtype)
+        given = settings["eps"]
+        self.register_buffer("eps", _EPS_SHARE * D if given is None else torch.full_like(D, given))
+        self.register_buffer("tau", _TAU_SHARE * D)
+        weights = self.balanced_weights() if settings["balanced"] else torch.ones(n_classes)
+        self.register_buffer("weights", weights.to(D.dtype))
+
+    def _centroids(self, settings: dict[str, Any], n_classes: int, m: int) -> Centroids:
+        theta = settings["prototype_scale"] * unit_prototypes(settings["prototypes"], n_classes, m)
+        if self._official:
+            theta = theta + _OFFICIAL_OFFSET
+        if settings["centroids"] == "learned":
+            rate, momentum = settings["centroid_lr"], settings["centroid_momentum"]
+            return LearnedCentroids(theta, self._log_scaled, rate=rate, momentum=momentum)
+        kind = {"fixed": FixedCentroids, "class_mean": MeanCentroids}[settings["centroids"]]
+        return kind(theta, self._log_scaled)
 
     def forward(self, output: BagOutput, y: Tensor) -> Tensor:
         """Return the NCMI of B bags, a ratio of nats to nats: 0 is perfect."""
-        a = self._log_p(output)
-        prior = torch.full_like(self.weights, 1 / self.n_classes)
-        num, den = ncmi_terms(a, self.centroids, y, prior)
-        loss = sample_form if self._form == "sample" else ratio_form
-        return loss(self.weights[y] * num, den, eps=self.eps)
+        f = self._features(output)
+        if self._official and self.training:
+            self.centre.see(f)  # before it is used, as in the authors' code
+        return self._loss(self._log_p_of(f), self.centroids.b, y, shared=self.training)
 
-    def probabilities(self, output: BagOutput) -> Tensor:
-        """Return softmax(-KL(p || q_c) / tau) (B, C)."""
-        kl = divergences(self._log_p(output), self._references())
-        return (-kl / self.tau.double()).softmax(-1)
+    def own_scores(self, output: BagOutput) -> Tensor:
+        """Return -KL(p || q_c) / tau (B, C) in float64."""
+        return -divergences(self._log_p(output), self.centroids.b) / self.tau.double()
+
+    def points(self, output: BagOutput) -> Tensor:
+        """Return m p (B, m) in float64, in which p near uniform keeps its digits."""
+        return self._log_p(output).double().exp()
+
+    def settle_own(self, val: Sequence[tuple[BagOutput, Tensor]]) -> None:
+        """Fit tau to validation bags."""
+        self.tau.fill_(1.0)
+        scores = torch.cat([self.own_scores(output) for output, _ in val])
+        D = float(mean_pairwise_divergence(self.centroids.b))
+        self.tau.fill_(fitted_tau(scores, torch.cat([y for _, y in val]), D))
 
     @torch.no_grad()
     def before_fit(self, outputs: LabelledOutputs) -> None:
         """Set the feature centre to the mean of f over the training bags, with center=fixed."""
-        if self._centred:
-            features = [self._features(output) for output, _ in outputs]
-            self.centre.copy_(torch.cat(features).mean(0))
-
-    @torch.no_grad()
-    def after_step(self, output: BagOutput, y: Tensor) -> None:
-        """Move the centroids of the classes present towards their mean p."""
-        if self._updates:
-            sums, counts = self._class_sums(output, y)
-            present = counts > 0
-            means = sums[present] / counts[present, None]
-            moved = _MOMENTUM * self.centroids[present].exp() + (1 - _MOMENTUM) * means
-            self.centroids[present] = _log(moved).to(self.centroids.dtype)
-
-    @torch.no_grad()
-    def after_fit(
-        self, train_outputs: LabelledOutputs, val_outputs: LabelledOutputs | None
-    ) -> None:
-        """Set the class means from training bags, and tau from validation bags.
-
-        Raises:
-            TrainingError: a class does not occur among the training bags.
-        """
-        if self._rule == "class_mean":
-            self._settle_class_means(train_outputs)
-        if self._fits_tau and val_outputs is not None:
-            self._settle_tau(val_outputs)
-
-    def _settle_class_means(self, outputs: LabelledOutputs) -> None:
-        sums = torch.zeros_like(self.centroids, dtype=torch.float64)
-        counts = torch.zeros_like(self.weights, dtype=torch.float64)
+        if self.centre.kind != "fixed":
+            return
+        sums, count = torch.zeros_like(self.centre.value, dtype=torch.float64), 0
         for output, y in outputs:
-            more_sums, more_counts = self._class_sums(output, y)
-            sums, counts = sums + more_sums, counts + more_counts
-        absent = (counts == 0).nonzero().flatten().tolist()
-        if absent:
-            raise TrainingError(f"class {absent[0]} has no training bag to take a class mean of")
-        self.class_means.copy_(_log(sums / counts[:, None]))
-        self.has_class_means.fill_(True)
+            sums, count = sums + self._features(output).double().sum(0), count + len(y)
+        self.centre.set(sums, count)
 
-    def _settle_tau(self, outputs: LabelledOutputs) -> None:
-        references = self._references()
-        pairs = [(divergences(self._log_p(output), references), y) for output, y in outputs]
-        kl, y = (torch.cat(parts).cpu().numpy() for parts in zip(*pairs, strict=True))
-        scale = float(mean_pairwise_divergence(references))
-        if scale > 0:  # all class means equal: no tau helps
-            low, high = (share * scale for share in _TAU_RANGE)
-            tau, _ = fit_temperature(-kl, np.asarray(y), low=low, high=high, smoothed=True)
-            self.tau.fill_(tau)
+    def after_step(self, output: BagOutput, y: Tensor) -> None:
+        """Let centroids and centre that move see the batch, of all processes together."""
+        with torch.no_grad():
+            f = self._features(output)
+            a = self._log_p_of(f)
+        self.centroids.move(a, y, lambda b: self._loss(a, b, y, shared=True))
+        if self.centre.kind == "ema" and not self._official:
+            self.centre.see(f)
 
-    def _references(self) -> Tensor:
-        settled = self._rule == "class_mean" and bool(self.has_class_means)
-        return self.class_means if settled else self.centroids
+    @torch.no_grad()
+    def figures(self, outputs: LabelledOutputs) -> dict[str, Any]:
+        """Return what tells a healthy fit from a sick one, in nats and shares.
 
-    def _class_sums(self, output: BagOutput, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the sum of m p per class (C, m) and the bags per class (C,)."""
-        scaled = self._log_p(output).double().exp()  # double also keeps TF32 out of the product
-        members = nn.functional.one_hot(y, self.n_classes).double()
-        return members.T @ scaled, members.sum(0)
+        `concentration`, `separation`, `ncmi` and `concentration_by_class` are those of these bags
+        about their own class means. `saturation` is the mean of sigmoid(-max z): gradients pass
+        through the normalised sigmoid in its proportion; None with softmax. `rule_disagreement`:
+        share of bags for which nearest centroid and nearest class mean differ. `centre_drift`:
+        how far the centre went since the last call, relative to its length; None unless it moves.
+        """
+        z, y = self._all(outputs)
+        a = self._log_scaled(z)
+        return {
+            **information(a, y, self.n_classes),
+            "saturation": float(torch.sigmoid(-z.amax(-1)).mean()) if self._nsf else None,
+            "rule_disagreement": disagreement(a, y, self.centroids.b),
+            "centre_drift": self.centre.drift(),
+        }
+
+    def _all(self, outputs: LabelledOutputs) -> tuple[Tensor, Tensor]:
+        parts = [(self._directions(self._features(output)), y) for output, y in outputs]
+        if not parts:
+            raise TrainingError("ncmi: no bag to take figures of — give labelled outputs")
+        z, y = zip(*parts, strict=True)
+        return torch.cat(z), torch.cat(y)
+
+    def _loss(self, a: Tensor, b: Tensor, y: Tensor, *, shared: bool) -> Tensor:
+        prior = torch.full_like(self.weights, 1 / self.n_classes)
+        num, den = ncmi_terms(a, b, y, prior)
+        form = sample_form if self._form == "sample" else ratio_form
+        return form(self.weights[y] * num, den, eps=self.eps, shared=shared)
 
     def _log_p(self, output: BagOutput) -> Tensor:
-        centre = self.centre if self._centred else None
-        return self._log_scaled(project(self._features(output), centre, self._temperature))
+        return self._log_p_of(self._features(output))
+
+    def _log_p_of(self, f: Tensor) -> Tensor:
+        return self._log_scaled(self._directions(f))
+
+    def _directions(self, f: Tensor) -> Tensor:
+        shortest = _OFFICIAL_SHORTEST if self._official else _SHORTEST
+        return project(f, self.centre(), self._temperature, shortest)
 
     def _features(self, output: BagOutput) -> Tensor:
         embedding = output.embedding
+        if embedding.ndim != 2 or embedding.shape[1] != self.embedding_dim:
+            raise TrainingError(
+                f"ncmi: an embedding of shape {tuple(embedding.shape)} came, (B, "
+                f"{self.embedding_dim}) is needed — pool it to one vector per bag or image"
+            )
         # Half precision would drown the small divergences the loss is made of.
         with torch.autocast(embedding.device.type, enabled=False):
-            return self.projection(embedding.to(self.projection.weight.dtype))
+            return self.projection(embedding.to(self.weights.dtype))
 
     def _log_scaled(self, z: Tensor) -> Tensor:
-        return log_scaled_nsf(z) if self._simplex == "nsf" else log_scaled_softmax(z)
-
-
-def _log(scaled: Tensor) -> Tensor:
-    return scaled.clamp_min(torch.finfo(scaled.dtype).tiny).log()
-
-
-def _check_positive(**settings: float | None) -> None:
-    for name, value in settings.items():
-        if value is not None and not value > 0:
-            raise ConfigError(f"ncmi: {name}={value} must be above 0")
+        return log_scaled_nsf(z) if self._nsf else log_scaled_softmax(z)

@@ -14,7 +14,7 @@ PrototypeKind = Literal["etf", "orthonormal", "axis"]
 
 
 def unit_prototypes(kind: PrototypeKind, n_classes: int, m: int) -> Tensor:
-    """Return unit prototypes (C, m), the same on every call.
+    """Return unit prototypes (C, m) in torch's default type, the same on every call.
 
     `etf`: the simplex equiangular tight frame, every pair at cosine -1 / (C - 1). `orthonormal`:
     every pair at cosine 0. Both have mean 0 over the m dimensions, as the normalised sigmoid is
@@ -29,9 +29,9 @@ def unit_prototypes(kind: PrototypeKind, n_classes: int, m: int) -> Tensor:
         return torch.eye(n_classes, m)
     basis = _zero_mean_basis(n_classes, m)
     if kind == "orthonormal":
-        return basis.float()
+        return basis.to(torch.get_default_dtype())
     frame = math.sqrt(n_classes / (n_classes - 1)) * (basis - basis.mean(0))
-    return frame.float()
+    return frame.to(torch.get_default_dtype())
 
 
 def _zero_mean_basis(n: int, m: int) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from wsi.errors import TrainingError
+from wsi.objectives.simplex import divergences, mean_pairwise_divergence
 from wsi.objectives.temperature import fit_temperature
 
 RuleName = Literal["own", "class_mean", "probe"]
@@ -61,9 +62,29 @@ class ClassMeans(nn.Module):
         """Return (B, C) float64, higher is likelier."""
         return -self.distances(points) / self.tau
 
-    def linear(self) -> tuple[Tensor, Tensor]:
+    def linear(self) -> tuple[Tensor, Tensor] | None:
         """Return W (C, E), b (C,): `scores` up to a term that all classes share."""
         return 2 * self.means / self.tau, -(self.means**2).sum(-1) / self.tau
+
+
+class SimplexMeans(ClassMeans):
+    """Scores -KL(p || s_c) / tau of points m p (B, m) of the simplex; s_c the mean p of class c.
+
+    Points come times m, so that p near uniform keeps its digits. Not linear in the embedding.
+    """
+
+    @property
+    def scale(self) -> float:
+        """Return the mean KL between two means."""
+        return max(float(mean_pairwise_divergence(_log(self.means))), 1e-12)
+
+    def distances(self, points: Tensor) -> Tensor:
+        """Return (B, C): KL(p || s_c)."""
+        return divergences(_log(points.double()), _log(self.means))
+
+    def linear(self) -> None:
+        """Return None: no W and b would do."""
+        return
 
 
 class LinearProbe(nn.Module):
@@ -130,7 +151,7 @@ def class_means(points: Tensor, y: Tensor, n_classes: int) -> Tensor:
 
 
 def fitted_tau(scores: Tensor, y: Tensor, scale: float) -> float:
-    """Return the tau, within `TAU_RANGE` of `scale`, of least smoothed NLL of softmax(scores/tau)."""
+    """Return the tau, in `TAU_RANGE` times `scale`, of least smoothed NLL of scores / tau."""
     low, high = (share * scale for share in TAU_RANGE)
     found, _ = fit_temperature(
         scores.detach().cpu().numpy(), y.cpu().numpy(), low=low, high=high, smoothed=True
@@ -146,3 +167,7 @@ def balanced_nll(scores: Tensor, y: Tensor) -> float:
     log_p = torch.as_tensor(scores_ / t).log_softmax(-1).numpy()
     nll = -log_p[np.arange(len(labels)), labels]
     return float(np.mean([nll[labels == c].mean() for c in np.unique(labels)]))
+
+
+def _log(scaled: Tensor) -> Tensor:
+    return scaled.clamp_min(torch.finfo(scaled.dtype).tiny).log()
