@@ -810,8 +810,8 @@ def explain(
     dry_run
         Say what would be explained, and by which models.
     """
-    from pipelines.explain import Options
     from pipelines.explain import run as explain_run
+    from pipelines.explain_plan import Options
     from wsi.explain import Question
 
     options = Options(

@@ -3,77 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipelines.console import Console, counted
-from pipelines.explain_drawing import Drawing, Drawn, SlideAt, draw_slide
+from pipelines.explain_drawing import Drawing, Drawn, draw_slide
 from pipelines.explain_files import SCHEMA, ExplainDir, write_shapes, write_tiles
 from pipelines.explain_gallery import write_galleries
-from pipelines.explain_models import RunModels, Speakers
-from pipelines.survey import listed_slides
+from pipelines.explain_models import RunModels
+from pipelines.explain_plan import (
+    Options,
+    Planned,
+    bags_of,
+    planned_slides,
+    say_plan,
+    settings_of,
+)
+from pipelines.explain_summary import aurocs, card_of, say_summary, summary_of, table_row
 from pipelines.workers import check_device, readers
-from wsi.annotations import SUFFIXES, match_files
-from wsi.bags import BagStore, TileFilter, open_store
-from wsi.errors import BagMismatchError, ConfigError, WsiError
+from wsi.bags import BagStore, TileFilter
+from wsi.errors import WsiError
 from wsi.explain import (
-    MAPS,
     Evidence,
     MapName,
     Question,
     TileMaps,
     class_contrasts,
     strongest,
-    tile_auroc,
     tile_maps,
     tile_size,
 )
-from wsi.files import publish_json, sha256_file, sha256_json
-from wsi.registry import suggest
-from wsi.report.explanation import ExplainedSlide, write_explanation
+from wsi.files import publish_json
+from wsi.report.explanation import write_explanation
 from wsi.supervision import Lost
 
 _PER_SLIDE = 3  # tiles of one slide in the gallery of a class
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the command line decides.
-
-    Attributes:
-        only: ids of slides; all when empty.
-        maps: what is drawn, the first as OUT/<id>.png.
-        bags: None for the bags of the run.
-        smoothing: of pictures alone, standard deviation in tiles.
-        annotations: folder of outlines; files beside the slides when not given.
-    """
-
-    run: Path
-    slides: tuple[Path, ...]
-    out: Path
-    only: tuple[str, ...] = ()
-    question: Question = field(default_factory=Question)
-    maps: tuple[MapName, ...] = ("contrast",)
-    bags: Path | None = None
-    annotations: Path | None = None
-    smoothing: float = 0.0
-    jobs: int = 1
-    device: str = "cpu"
-    dry_run: bool = False
-
-
-@dataclass(frozen=True)
-class Planned:
-    """One slide to explain, by which models, with the hash of all it depends on."""
-
-    at: SlideAt
-    speakers: Speakers
-    annotations: Path | None
-    key: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,14 +55,14 @@ class Computed:
 def run(options: Options, console: Console) -> int:
     """Explain slides; 3 when some could not be."""
     check_device(options.device)
-    store = _store(options)
+    store = bags_of(options)
     models = RunModels(options.run, store.ids())
     options.question.check(models.classes)
     out = ExplainDir(options.out)
-    settings = _settings(options, models)
+    settings = settings_of(options, models)
     out.check(settings)
-    planned = _planned(options, store, models, settings, console)
-    _say_plan(planned, options, console)
+    planned = planned_slides(options, store, models, settings, console)
+    say_plan(planned, console)
     if options.dry_run:
         console.say("nothing was written")
         console.result({"slides": {p.at.slide_id: p.speakers.how for p in planned}})
@@ -108,117 +75,6 @@ def run(options: Options, console: Console) -> int:
         slides = {p.at.slide_id: p.at for p in planned}
         write_galleries(facts, slides, models.classes, out, options.jobs, models.config, console)
     return _close(facts, failed, options, models, out, console)
-
-
-def _store(options: Options) -> BagStore:
-    from pipelines.rundir import RunDir
-
-    recorded = RunDir(options.run).read_inputs()["bags"]
-    if options.bags is None and not Path(recorded).is_dir():
-        raise ConfigError(f"the run's bags are no longer at {recorded} — say where with --bags")
-    return open_store(options.bags or recorded)
-
-
-def _settings(options: Options, models: RunModels) -> dict[str, Any]:
-    return {
-        "schema": SCHEMA,
-        "models": sha256_json(sorted(models.hashes.values())),
-        "target": options.question.target,
-        "against": options.question.against,
-        "maps": list(options.maps),
-        "smoothing": options.smoothing,
-    }
-
-
-def _planned(
-    options: Options,
-    store: BagStore,
-    models: RunModels,
-    settings: Mapping[str, Any],
-    console: Console,
-) -> list[Planned]:
-    """Return the slides that have a bag, in order of id.
-
-    Raises:
-        ConfigError: a slide asked for is not there or has no bag, or there is none at all.
-    """
-    files = {item.slide_id: item.path for item in listed_slides(options.slides).files}
-    _refuse_own_files(options.out, files)
-    with_bags = set(store.ids())
-    unknown = [s for s in options.only if s not in files or s not in with_bags]
-    if unknown:
-        known = sorted(with_bags & set(files))
-        what = "is not below --slides" if unknown[0] not in files else "has no bag"
-        raise ConfigError(
-            f"--slide {unknown[0]} {what}{suggest(unknown[0], known)} — see `wsi bags ls`"
-        )
-    ids = [s for s in sorted(files) if s in with_bags and (not options.only or s in options.only)]
-    if not ids:
-        raise ConfigError(
-            f"none of the {counted(len(files), 'slide')} below --slides has a bag in {store.root} "
-            "— run `wsi preprocess` for them, or name other bags with --bags"
-        )
-    if len(ids) < len(files) and not options.only:
-        console.say(f"{counted(len(files) - len(ids), 'slide')} without a bag left out")
-    outlines = _annotations(options, {s: files[s] for s in ids}, console)
-    planned = []
-    for slide_id in ids:
-        info = store.info(slide_id)
-        made = info.provenance
-        if info.recipe_key != models.inputs["recipe_key"]:
-            raise BagMismatchError(
-                f"{slide_id}: its bag was made by another recipe than the run was trained on — "
-                f"give bags of {models.inputs['recipe']}"
-            )
-        mpp = made.slide["mpp"]
-        at = SlideAt(
-            slide_id, files[slide_id], (float(mpp[0]), float(mpp[1])), made.slide["fingerprint"]
-        )
-        beside = outlines.get(slide_id)
-        hashed = sha256_file(beside) if beside else None
-        key = sha256_json({**settings, "bag": info.sha256, "annotations": hashed})
-        planned.append(Planned(at, models.speakers(slide_id), beside, key))
-    return planned
-
-
-def _refuse_own_files(out: Path, files: Mapping[str, Path]) -> None:
-    inside = [p for p in files.values() if p.resolve().parent == out.resolve()]
-    if inside:
-        raise ConfigError(
-            f"--out {out} holds slides ({inside[0].name}), and what is written could replace "
-            "outlines beside them — give a folder of its own"
-        )
-
-
-def _annotations(options: Options, files: Mapping[str, Path], console: Console) -> dict[str, Path]:
-    if options.annotations is None:
-        beside = {s: path.with_suffix(".geojson") for s, path in files.items()}
-        return {s: path for s, path in beside.items() if path.is_file()}
-    matched = match_files(options.annotations, files)
-    if not matched.files:
-        console.warn(
-            f"no file of {options.annotations} is of a slide to explain — they are named by slide, "
-            f"<id>{SUFFIXES[0]}"
-        )
-    return matched.files
-
-
-def _say_plan(planned: Sequence[Planned], options: Options, console: Console) -> None:
-    outlined = sum(p.annotations is not None for p in planned)
-    own = sum(p.speakers.out_of_fold for p in planned)
-    seen = sum(p.speakers.how.startswith("trained") for p in planned)
-    strange = len(planned) - own - seen
-    console.say(
-        f"{counted(len(planned), 'slide')} to explain: {own} out-of-fold, {strange} not in the run"
-        + (f", {seen} that every fold trained on" if seen else "")
-        + (f"; {outlined} with annotated lesions" if outlined else "")
-    )
-    if strange:
-        console.say("slides not in the run are explained by the mean of all its models")
-    if seen:
-        console.warn(f"{seen} slides were never tested: their maps show what was learned by heart")
-    for item in planned:
-        console.detail(f"{item.at.slide_id}: {item.speakers.how}")
 
 
 def _explained(
@@ -308,7 +164,7 @@ def _lines(
         amount = f"{values.sum():+.3g} nats over {counted(len(values), 'tile')}"
     else:
         amount = f"{values.min():+.3g} to {values.max():+.3g} nats in {len(values):,} tiles"
-    exact = "exact" if maps.is_exact(name) else "approximate (gradient × input)"
+    exact = "exact" if maps.is_exact(name) else "approximate (integrated gradients)"
     return f"{said} · {item.speakers.how}", f"{maps.title(name)}: {amount} · {exact}"
 
 
@@ -337,9 +193,10 @@ def _finished(
         "gap": evidence.gap,
         "sum": float(maps.values(options.maps[0]).sum()),
         "lesion_tiles": None if drawn.lesion is None else int(drawn.lesion.sum()),
-        "auroc": _aurocs(maps, drawn.lesion),
-        "auroc_touched": _aurocs(maps, drawn.touched),
-        "auroc_of_label": _label_aurocs(found, drawn, models),
+        "auroc": aurocs(maps, drawn.lesion),
+        "auroc_touched": aurocs(maps, drawn.touched),
+        "auroc_of_label": _of_label(found, drawn, models),
+        "size0": list(maps.size0),
         "top": _top(maps, evidence, models.classes),
         "files": [path.relative_to(out.root).as_posix() for path in written],
     }
@@ -347,34 +204,21 @@ def _finished(
     return facts
 
 
-def _aurocs(maps: TileMaps, lesion: NDArray[np.bool_] | None) -> dict[str, float] | None:
-    """Return how well each map tells lesion tiles from others; None without some of both."""
-    if lesion is None or tile_auroc(maps.attention, lesion) is None:
-        return None
-    found = {"attention": tile_auroc(maps.attention, lesion)}
-    for name in MAPS:
-        try:
-            found[name] = tile_auroc(maps.values(name), lesion)
-        except WsiError:
-            continue  # this model has no such map
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def _label_aurocs(found: Computed, drawn: Drawn, models: RunModels) -> dict[str, float] | None:
-    """Return the same for the class the slide is labelled with, whatever was asked or predicted."""
+def _of_label(found: Computed, drawn: Drawn, models: RunModels) -> dict[str, float] | None:
+    """Return AUROCs for the class the slide is labelled with, whatever was asked or predicted."""
     label = found.planned.speakers.label
     if not label:
         return None
     maps = found.drawing.maps
     question = Question(label, "others")
     own = tile_maps(maps.slide_id, found.evidence, maps.xy0, maps.size0, models.classes, question)
-    return _aurocs(own, drawn.lesion)
+    return aurocs(own, drawn.lesion)
 
 
 def _top(maps: TileMaps, evidence: Evidence, classes: Sequence[str]) -> dict[str, Any]:
     """Return the tiles that speak most for each class against the others."""
     values = class_contrasts(evidence)
-    top: dict[str, Any] = {"size0": list(maps.size0)}
+    top: dict[str, Any] = {}
     for c, name in enumerate(classes):
         rows = strongest(values[:, c], maps.xy0, maps.size0, _PER_SLIDE)
         top[name] = [[float(values[r, c]), *map(int, maps.xy0[r])] for r in rows]
@@ -389,120 +233,17 @@ def _close(
     out: ExplainDir,
     console: Console,
 ) -> int:
-    summary = _summary(facts, failed, options, models)
+    summary = summary_of(facts, failed, options, models)
     publish_json(out.summary, summary)
-    cards = [_card(f, options, out) for f in facts]
+    cards = [card_of(f, options, out) for f in facts]
     galleries = [(c, out.gallery(c)) for c in models.classes if out.gallery(c).is_file()]
     write_explanation(out.page, cards, galleries, summary)
     console.table(
         ["slide", "predicted", "p", "target", "tiles", "sum", "exact", "auroc"],
-        [_row(f, options.maps[0]) for f in facts],
+        [table_row(f, options.maps[0]) for f in facts],
         summary["shown"],
     )
     console.result(summary)
-    _say_summary(summary, console)
+    say_summary(summary, console)
     console.say(f"maps: {out.page}")
     return 3 if failed else 0
-
-
-def _row(f: Mapping[str, Any], shown: MapName) -> list[str]:
-    p = f["probabilities"][f["predicted"]]
-    auroc = (f["auroc"] or {}).get(shown)
-    return [
-        f["slide_id"],
-        f["predicted"],
-        f"{p:.3f}",
-        f["target"],
-        str(f["tiles"]),
-        f"{f['sum']:+.3f}",
-        "exact" if f["exact"] else "approximate",
-        "" if auroc is None else f"{auroc:.3f}",
-    ]
-
-
-def _summary(
-    facts: Sequence[dict[str, Any]],
-    failed: Mapping[str, str],
-    options: Options,
-    models: RunModels,
-) -> dict[str, Any]:
-    return {
-        "schema": SCHEMA,
-        "run": str(options.run),
-        "classes": list(models.classes),
-        "objective": models.config.objective.name,
-        "aggregator": models.config.aggregator.name,
-        "target": options.question.target,
-        "against": options.question.against,
-        "maps": list(options.maps),
-        "shown": options.maps[0],
-        "smoothing": options.smoothing,
-        "slides": len(facts),
-        "failed": dict(failed),
-        "exact": all(f["exact"] for f in facts) if facts else None,
-        "max_gap": max((f["gap"] for f in facts), default=None),
-        "auroc": _mean_aurocs([f["auroc"] for f in facts if f["auroc"]]),
-        "auroc_touched": _mean_aurocs([f["auroc_touched"] for f in facts if f["auroc_touched"]]),
-        "auroc_of_label": _mean_aurocs(
-            [f["auroc_of_label"] for f in facts if f["auroc_of_label"] and f["out_of_fold"]]
-        ),
-    }
-
-
-def _mean_aurocs(found: Sequence[Mapping[str, float]]) -> dict[str, Any] | None:
-    if not found:
-        return None
-    result: dict[str, Any] = {}
-    for name in dict.fromkeys(key for row in found for key in row):
-        values = np.asarray([row[name] for row in found if name in row])
-        result[name] = {
-            "mean": float(values.mean()),
-            "median": float(np.median(values)),
-            "least": float(values.min()),
-            "slides": len(values),
-        }
-    return result
-
-
-def _say_summary(summary: Mapping[str, Any], console: Console) -> None:
-    if summary["exact"] is None:
-        return
-    if summary["exact"]:
-        console.say(f"exact: tiles sum to the logits within {summary['max_gap']:.1e} nats")
-    else:
-        console.warn(
-            f"objective '{summary['objective']}' decides by scores that are not linear in the bag "
-            "embedding: evidence and contrast are approximate (gradient × input), leave-one-out "
-            "and pmi exact — train with objective.predict=probe for exact maps"
-        )
-    told = {
-        "auroc": "tiles at least half lesion, shown class",
-        "auroc_touched": "tiles that touch a lesion, shown class",
-        "auroc_of_label": "tiles at least half lesion, labelled class, out-of-fold",
-    }
-    for key, whose in told.items():
-        found = summary[key]
-        if found:
-            words = ", ".join(f"{n} {v['mean']:.3f}" for n, v in found.items())
-            n = max(v["slides"] for v in found.values())
-            console.say(f"tile AUROC, {whose}, mean of {counted(n, 'slide')}: {words}")
-
-
-def _card(f: Mapping[str, Any], options: Options, out: ExplainDir) -> ExplainedSlide:
-    shown = options.maps[0]
-    slide_id = f["slide_id"]
-    return ExplainedSlide(
-        slide_id=slide_id,
-        picture=out.picture(slide_id, shown, shown).relative_to(out.root).as_posix(),
-        predicted=f["predicted"],
-        probability=f["probabilities"][f["predicted"]],
-        label=f["label"],
-        models=f["models"],
-        target=f["target"],
-        rival=f["rival"],
-        exact=f["exact"],
-        gap=f["gap"],
-        auroc=(f["auroc"] or {}).get(shown),
-        tiles=f["tiles"],
-        files=tuple(f["files"]),
-    )

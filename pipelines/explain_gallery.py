@@ -75,7 +75,7 @@ def _wanted(
     by_slide: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for slide_id, x, y in dict.fromkeys(place for rows in best.values() for _, place in rows):
         by_slide[slide_id].append((x, y))
-    sizes = {f["slide_id"]: f["top"]["size0"] for f in facts}
+    sizes = {f["slide_id"]: f["size0"] for f in facts}
     return [
         Wanted(slides[s], sorted(places), (sizes[s][0], sizes[s][1]))
         for s, places in sorted(by_slide.items())

@@ -8,9 +8,12 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
 
 import pipelines.config
 from pipelines.console import counted
@@ -100,7 +103,9 @@ class RunModels:
         """Return what the models in `cells` say of one bag, on average."""
         from wsi.explain import mean_evidence, model_evidence
 
-        return mean_evidence([model_evidence(self._model(c), batch, device) for c in cells])
+        return mean_evidence(
+            [model_evidence(self._model(c), batch, device, _average_bag(c)) for c in cells]
+        )
 
     def _model(self, cell: Path) -> Model:
         from wsi.training import load
@@ -108,6 +113,18 @@ class RunModels:
         if cell not in self._loaded:
             self._loaded[cell], _ = load(cell / "model.safetensors")
         return self._loaded[cell]
+
+
+@cache
+def _average_bag(cell: Path) -> np.ndarray | None:
+    """Return the mean embedding (E,) of the bags a model was trained on."""
+    try:
+        with h5py.File(cell / "embeddings.h5", "r", locking=False) as file:
+            embeddings: Any = file["embedding"]
+            parts: Any = file["part"]
+            return np.asarray(embeddings[:], np.float64)[parts.asstr()[:] == "train"].mean(axis=0)
+    except (OSError, KeyError):
+        return None
 
 
 def _model_hashes(cells: Iterable[Path]) -> dict[Path, str]:

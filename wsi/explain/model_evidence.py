@@ -26,6 +26,7 @@ EXACT_WITHIN = 1e-4
 """How far scores may be from a linear head, relative to their size, to be called those of it."""
 
 _ROWS = 4096  # embeddings scored at once
+_STEPS = 64  # on the way from an average bag, at the nodes of Gauss and Legendre
 _PROBES = 64  # tiles on which linearity is checked
 
 
@@ -42,9 +43,10 @@ class Evidence:
         drop: (N, C), how far the bag's scores fall without the tile, up to a term that all
             classes share; NaN for a bag of one tile.
         exact: whether tiles sum to the logits; otherwise `evidence` and `pmi_evidence` are
-            gradient times input of the log-probabilities. `pmi` and `drop` are exact either way.
+            integrated gradients of the log-probabilities, from those of an average bag to those
+            of this one. `pmi` and `drop` are exact either way.
         gap: largest difference between the sum over tiles and what it stands for, in nats:
-            the logits as predicted, or the log-probabilities up to a shared term.
+            the logits as predicted, or the change of the log-probabilities, up to a shared term.
     """
 
     probabilities: Float64
@@ -57,8 +59,17 @@ class Evidence:
     gap: float
 
 
-def model_evidence(model: Model, batch: BagBatch, device: str = "cpu") -> Evidence:
+def model_evidence(
+    model: Model,
+    batch: BagBatch,
+    device: str = "cpu",
+    baseline: NDArray[np.floating] | None = None,
+) -> Evidence:
     """Return what `model` says of the tiles of the one bag in `batch`.
+
+    Args:
+        baseline: embedding (E,) of an average bag, such as the mean of the training bags; only
+            scores that are not linear are held against it. The origin when not given.
 
     Raises:
         ExplainError: the model's embedding is no weighted sum of tiles.
@@ -75,7 +86,10 @@ def model_evidence(model: Model, batch: BagBatch, device: str = "cpu") -> Eviden
             "can be told — train abmil or mean"
         )
     head = _linear_head(model, terms, output)
-    return _linear(model, terms, output, *head) if head else _gradient(model, terms, output)
+    if head:
+        return _linear(model, terms, output, *head)
+    start = np.zeros(terms.h.shape[1]) if baseline is None else np.asarray(baseline, np.float64)
+    return _integrated(model, terms, output, start)
 
 
 def mean_evidence(parts: Sequence[Evidence]) -> Evidence:
@@ -161,31 +175,50 @@ def _linear(
     )
 
 
-def _gradient(model: Model, terms: TileTerms, output: Output) -> Evidence:
-    """Return gradient times input of the log-probabilities, through the exact sum over tiles."""
-    import torch
+def _integrated(model: Model, terms: TileTerms, output: Output, start: Float64) -> Evidence:
+    """Return integrated gradients of the log-probabilities, through the exact sum over tiles.
 
-    z = output.embedding[0].detach()
-    gradient = torch.autograd.functional.jacobian(
-        lambda point: model.scores_of(point[None])[0].double().log_softmax(-1), z
-    )
-    w = _numpy(torch.as_tensor(gradient))
+    Plain gradient times input will not do: where scores depend on the direction of the embedding
+    alone, the gradient is at right angles to it, and tiles would sum to nothing.
+
+    Source: Sundararajan et al. 2017 (arXiv 1703.01365), eq. 1.
+    """
     h, a = _numpy(terms.h, keep=True), _numpy(terms.attention)
-    e = tile_evidence(h, a, w, np.zeros(len(w)))
+    w = _mean_gradient(model, output.embedding[0], start)
+    e = tile_evidence(h - start, a, w, np.zeros(len(w)))
     log_p = _numpy(model.probabilities(output).log())[0]
-    missing = log_p - e.sum(axis=0)
+    zero = np.zeros(len(log_p))
+    before = tile_pmi(_scores(model, _like(start[None], output.embedding)), zero)[0]
+    missing = log_p - before - e.sum(axis=0)
     log_prior, known = _log_prior(model)
-    attention = a.mean(axis=1)
     return Evidence(
         probabilities=np.exp(log_p),
-        attention=attention,
+        attention=a.mean(axis=1),
         evidence=e,
-        pmi_evidence=pmi_evidence(e, attention, log_prior),
+        pmi_evidence=e,  # an average bag is what a prior would stand for
         pmi=_pmi(model, terms, log_prior) if known else None,
         drop=_drop(model, h, a, log_p),
         exact=False,
         gap=float(np.abs(missing - missing.mean()).max()),
     )
+
+
+def _mean_gradient(model: Model, z: Tensor, start: Float64) -> Float64:
+    """Return (C, E): the gradient of the log-probabilities, averaged on the way to `z`."""
+    import torch
+
+    nodes, weights = np.polynomial.legendre.leggauss(_STEPS)
+    z0, t = _like(start, z), _like((nodes[:, None] + 1) / 2, z)
+    path = (z0 + t * (z - z0)).requires_grad_(True)
+    log_p = (_like(weights[:, None] / 2, z) * model.scores_of(path).log_softmax(-1)).sum(0)
+    rows = [torch.autograd.grad(value, path, retain_graph=True)[0].sum(0) for value in log_p]
+    return _numpy(torch.stack(rows))
+
+
+def _like(values: Float64, tensor: Tensor) -> Tensor:
+    import torch
+
+    return torch.as_tensor(values, dtype=tensor.dtype, device=tensor.device)
 
 
 def _drop(model: Model, h: NDArray[Any], a: Float64, log_p: Float64) -> Float64:

@@ -101,7 +101,7 @@ class TileMaps:
         return self.contrast if name == "contrast" else self.evidence
 
     def is_exact(self, name: MapName) -> bool:
-        """Return whether a map is exact; otherwise it is gradient times input."""
+        """Return whether a map is exact; otherwise it is integrated gradients."""
         return self.exact or name not in _ADDITIVE
 
     def title(self, name: MapName) -> str:
