@@ -31,12 +31,12 @@ from wsi.explain import (
     MapName,
     Question,
     TileMaps,
-    class_contrasts,
+    class_margins,
     strongest,
     tile_maps,
     tile_size,
 )
-from wsi.files import publish_json
+from wsi.files import check_case_twins, publish_json
 from wsi.report.explanation import write_explanation
 from wsi.supervision import Lost
 
@@ -68,6 +68,7 @@ def run(options: Options, console: Console) -> int:
         console.result({"slides": {p.at.slide_id: p.speakers.how for p in planned}})
         return 0
     out.begin(settings)
+    check_case_twins(out.root, [p.at.slide_id for p in planned])
     facts, failed = _explained(planned, options, store, models, out, console)
     for slide_id, reason in failed.items():
         console.warn(f"{slide_id}: {reason}")
@@ -216,8 +217,8 @@ def _of_label(found: Computed, drawn: Drawn, models: RunModels) -> dict[str, flo
 
 
 def _top(maps: TileMaps, evidence: Evidence, classes: Sequence[str]) -> dict[str, Any]:
-    """Return the tiles that speak most for each class against the others."""
-    values = class_contrasts(evidence)
+    """Return the tiles that speak most for each class, more than for any other."""
+    values = class_margins(evidence)
     top: dict[str, Any] = {}
     for c, name in enumerate(classes):
         rows = strongest(values[:, c], maps.xy0, maps.size0, _PER_SLIDE)

@@ -65,7 +65,7 @@ class ExplainDir:
 
     def facts(self, slide_id: str) -> Path:
         """Return the facts of a slide, written last: what has them is done."""
-        return self.root / f"{file_name_of(slide_id)}.json"
+        return self.root / "facts" / f"{file_name_of(slide_id)}.json"
 
     def gallery(self, name: str) -> Path:
         """Return where the top tiles of a class are drawn."""

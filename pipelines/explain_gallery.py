@@ -53,7 +53,7 @@ def write_galleries(
             if place in pixels
         ]
         if tiles:
-            note = f"tiles that speak most for {name} against the other classes, the most first"
+            note = f"tiles that speak for {name} more than for any other class, the most first"
             picture = draw_gallery(name, note, tiles)
             data = encoded(picture, ".jpg", cv2.IMWRITE_JPEG_QUALITY, _QUALITY)
             publish_bytes(out.gallery(name), data)

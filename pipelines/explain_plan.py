@@ -90,7 +90,6 @@ def planned_slides(
         ConfigError: a slide asked for is not there or has no bag, or there is none at all.
     """
     files = {item.slide_id: item.path for item in listed_slides(options.slides).files}
-    _refuse_own_files(options.out, files)
     with_bags = set(store.ids())
     unknown = [s for s in options.only if s not in files or s not in with_bags]
     if unknown:
@@ -126,15 +125,6 @@ def planned_slides(
         key = sha256_json({**settings, "bag": info.sha256, "annotations": hashed})
         planned.append(Planned(at, models.speakers(slide_id), beside, key))
     return planned
-
-
-def _refuse_own_files(out: Path, files: Mapping[str, Path]) -> None:
-    inside = [p for p in files.values() if p.resolve().parent == out.resolve()]
-    if inside:
-        raise ConfigError(
-            f"--out {out} holds slides ({inside[0].name}), and what is written could replace "
-            "outlines beside them — give a folder of its own"
-        )
 
 
 def _annotations(options: Options, files: Mapping[str, Path], console: Console) -> dict[str, Path]:

@@ -14,7 +14,7 @@ from wsi.aggregators import AGGREGATORS
 from wsi.aggregators.base import Aggregator, Output
 from wsi.data import pack
 from wsi.errors import ExplainError
-from wsi.explain import Question, mean_evidence, model_evidence, tile_maps
+from wsi.explain import Question, class_margins, mean_evidence, model_evidence, tile_maps
 from wsi.objectives.base import BagOutput, Objective
 from wsi.specs import Config
 from wsi.training.model import Model, build
@@ -245,6 +245,15 @@ def test_the_mean_of_models_sums_to_their_mean_logits():
 def test_a_mean_with_an_approximation_in_it_is_one():
     parts = [model_evidence(model_of(), batch_of()), model_evidence(curved_of(), batch_of())]
     assert not mean_evidence(parts).exact
+
+
+def test_the_margin_of_a_class_is_over_the_best_of_the_others():
+    found = model_evidence(model_of(), batch_of())
+    m = found.pmi_evidence
+    for i, row in enumerate(class_margins(found)):
+        for c in range(3):
+            rivals = [m[i, k] for k in range(3) if k != c]
+            assert row[c] == pytest.approx(m[i, c] - max(rivals))
 
 
 # -- questions -------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from wsi.explain.heatmap import Legend, draw_heatmap
 from wsi.explain.localisation import lesion_tiles, share_in, tile_auroc
 from wsi.explain.model_evidence import Evidence, mean_evidence, model_evidence
 from wsi.explain.smoothing import smooth
-from wsi.explain.tile_maps import MAPS, MapName, Question, TileMaps, class_contrasts, tile_maps
+from wsi.explain.tile_maps import MAPS, MapName, Question, TileMaps, class_margins, tile_maps
 
 __all__ = [
     "MAPS",
@@ -19,7 +19,7 @@ __all__ = [
     "Question",
     "TileMaps",
     "attention_of",
-    "class_contrasts",
+    "class_margins",
     "draw_attention",
     "draw_gallery",
     "draw_heatmap",

@@ -149,10 +149,12 @@ def tile_maps(
     )
 
 
-def class_contrasts(evidence: Evidence) -> Float64:
-    """Return (N, C): the contrast of every class against the mean of the others (infoCAM)."""
-    p = evidence.probabilities
-    columns = [
-        contrast(evidence.pmi_evidence, c, rival_weights(p, c, "others")) for c in range(len(p))
-    ]
-    return np.stack(columns, axis=1)
+def class_margins(evidence: Evidence) -> Float64:
+    """Return (N, C): how much more each tile speaks for a class than for any other, in nats.
+
+    Against the mean of the others a tile of one class would also stand out for the class that it
+    speaks against least.
+    """
+    m = evidence.pmi_evidence
+    best = [np.delete(m, c, axis=1).max(axis=1) for c in range(m.shape[1])]
+    return m - np.stack(best, axis=1)
