@@ -106,7 +106,7 @@ def _explained(
             try:
                 found = _computed(item, options, store, models, out)
             except WsiError as error:
-                if len(failed) + 1 == len(todo):
+                if not done and len(failed) + 1 == len(todo):
                     raise  # all of them, so it is the model and not a slide
                 failed[item.at.slide_id] = str(error)
                 continue

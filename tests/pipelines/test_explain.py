@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import cv2
 import numpy as np
@@ -15,11 +15,11 @@ import pandas as pd
 import pytest
 from shapely.geometry import box
 
-from pipelines.cli import run_command
+from pipelines.cli import TileMap, run_command
 from pipelines.explain_files import write_shapes
 from tests.pipelines.conftest import CLASSES, DIM, provenance
 from wsi.bags import Bag, create_store, open_store
-from wsi.explain import TileMaps
+from wsi.explain import MAPS, TileMaps
 from wsi.geojson import Shape, read_geojson, write_geojson
 from wsi.slides import open_slide
 from wsi.slides.dress import write_slide
@@ -203,6 +203,33 @@ def test_a_rerun_keeps_what_is_done_and_makes_what_is_missing(
     assert run_command(words(shared_run, site, explained.out, *more)) == 0
     assert kept.stat().st_mtime_ns == before
     assert lost.is_file()
+
+
+def test_maps_of_slides_learned_by_heart_say_so(
+    run_copy: Path, site: Site, tmp_path: Path, said_json, capsys
+) -> None:
+    lines = (run_copy / "splits.csv").read_text().splitlines()
+    lines = [x.replace(",test", ",train") if x.startswith(f"{KNOWN},") else x for x in lines]
+    (run_copy / "splits.csv").write_text("\n".join(lines) + "\n")
+    assert run_command(words(run_copy, site, tmp_path / "out", "--dry-run", "--json")) == 0
+    captured = capsys.readouterr()
+    how = json.loads(captured.out)["slides"]
+    assert how[KNOWN] == "trained on it, mean of 6 models"
+    assert "learned by heart" in captured.err
+
+
+def test_bags_that_were_moved_are_asked_for(
+    run_copy: Path, site: Site, tmp_path: Path, refused
+) -> None:
+    inputs = json.loads((run_copy / "inputs.json").read_text())
+    inputs["bags"] = str(tmp_path / "gone")
+    (run_copy / "inputs.json").write_text(json.dumps(inputs))
+    given = ["explain", run_copy, "--slides", site.slides, "--out", tmp_path / "out"]
+    assert "say where with --bags" in refused(given, 2)
+
+
+def test_every_map_can_be_asked_for() -> None:
+    assert get_args(TileMap) == MAPS
 
 
 def test_a_dry_run_writes_nothing(shared_run: Path, site: Site, tmp_path: Path, said_json) -> None:
