@@ -83,6 +83,7 @@ Jobs = Annotated[int, Parameter(validator=Number(gte=1))]
 Settle = Annotated[float, Parameter(validator=Number(gte=0))]
 Replicates = Annotated[int, Parameter(validator=Number(gte=100))]
 PositiveMpp = Annotated[float, Parameter(validator=Number(gt=0))]
+TileMap = Literal["contrast", "evidence", "pmi", "leave-one-out"]
 ForeignLayout = Literal["clam", "trident", "stamp", "atlaspatch"]
 SlidePlaces = Annotated[tuple[Path, ...], Parameter(consume_multiple=True, negative=())]
 Settings = Annotated[str, Parameter(help="a preset or YAML file, then key=value settings")]
@@ -803,6 +804,82 @@ def compare(
     from pipelines.compare import run
 
     return run(runs, metric, out, replicates, common.console())
+
+
+@app.command(group=_LEARN)
+def explain(
+    run: Path,
+    *,
+    slides: SlidePlaces,
+    out: Path,
+    slide: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
+    target: str | None = None,
+    against: str = "others",
+    map: Annotated[list[TileMap] | None, Parameter(consume_multiple=True, negative=())] = None,
+    bags: Path | None = None,
+    annotations: Path | None = None,
+    smooth: Annotated[float, Parameter(validator=Number(gte=0))] = 0.0,
+    jobs: Jobs = 1,
+    device: str = "cpu",
+    dry_run: Annotated[bool, Parameter(negative=())] = False,
+    common: Common = COMMON,
+) -> int:
+    """Show where on slides the evidence for a class is: maps in nats, top tiles, QuPath files.
+
+    A slide of the run is explained by the models that never trained on it, any other one with a
+    bag by the mean of all. Tiles sum to the logit exactly for mean and attention pooling with a
+    linear head; what is approximate says so. A rerun continues. Exit code 3 when slides fail.
+
+    Example: wsi explain RUN --slides DIR --out OUT --against runner-up
+
+    Parameters
+    ----------
+    run
+        Run folder of `wsi train`.
+    slides
+        Folders, slide files or a CSV; slides without a bag are left out.
+    out
+        Folder for <id>.png, .csv and .geojson, top_tiles, summary.json and index.html.
+    slide
+        Only these slides, by id.
+    target
+        The class to explain; the predicted one when not given.
+    against
+        What it is held against: others (their mean), least, runner-up, or a class.
+    map
+        What to draw; the first one as <id>.png, others in folders of their own.
+    bags
+        Folder of bags of the run's recipe, when not those it was trained on.
+    annotations
+        Lesion outlines by slide, drawn and scored; <id>.geojson beside slides when not given.
+    smooth
+        Smooth pictures, not numbers, by a Gaussian of so many tiles.
+    jobs
+        Processes that read slides side by side.
+    device
+        Where the model runs: cpu, cuda, cuda:1, mps.
+    dry_run
+        Say what would be explained, and by which models.
+    """
+    from pipelines.explain import run as explain_run
+    from pipelines.explain_plan import Options
+    from wsi.explain import Question
+
+    options = Options(
+        run=run,
+        slides=tuple(slides),
+        out=out,
+        only=tuple(slide or ()),
+        question=Question(target, against),
+        maps=tuple(dict.fromkeys(map or ("contrast",))),
+        bags=bags,
+        annotations=annotations,
+        smoothing=smooth,
+        jobs=jobs,
+        device=device,
+        dry_run=dry_run,
+    )
+    return explain_run(options, common.console())
 
 
 @app.command(name="list", group=_LOOK)

@@ -24,7 +24,7 @@ WsiError
 │   └── LeakageError                one patient on two sides of a split
 ├── PredictionsError                a predictions table cannot be scored or compared
 ├── TrainingError                   training diverged or cannot start
-├── ExplainError                    a model has no attention, or a map no place on the slide
+├── ExplainError                    a model does not tell tiles apart, or a map has no place
 └── ResourceError                   disk or memory ran out; a rerun resumes
     └── ReadOnlyError               a folder may not be written to
 ```
@@ -216,7 +216,7 @@ class TrainingError(WsiError):
 
 
 class ExplainError(WsiError):
-    """A model has no attention to show, or a tile map cannot be placed on its slide."""
+    """A model says nothing of single tiles, or a tile map cannot be placed on its slide."""
 
     code = "EXPLAIN"
 

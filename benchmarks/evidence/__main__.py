@@ -85,7 +85,7 @@ def _studies(asked: argparse.Namespace) -> Iterator[Study]:
     if wanted("cohort"):
         made = sets.cohort(
             sets.NEW_SITES if fresh else sets.SITES,
-            2 if small else 12,
+            2 if asked.short else 12,
             draw,
             data / f"cohort{mark}",
         )

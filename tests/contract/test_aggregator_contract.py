@@ -69,6 +69,30 @@ class TestAggregator:
             sums = np.add.reduceat(attention.detach().numpy(), batch.offsets[:-1].numpy())
             np.testing.assert_allclose(sums, 1, rtol=1e-5)
 
+    def test_what_tiles_add_sums_to_the_embedding(self, name):
+        model, bags = self.model(name), self.bags()
+        terms = model.tile_terms(packed(bags))
+        if terms is None:
+            return
+        embedding = model(packed(bags)).embedding.detach().numpy()
+        h, a = terms.h.detach().numpy(), terms.attention.detach().numpy()
+        heads, start = a.shape[1], 0
+        for i, n in enumerate(self.SIZES):
+            rows = slice(start, start + n)
+            parts = np.split(h[rows], heads, axis=1)
+            summed = [a[rows, k] @ part for k, part in enumerate(parts)]
+            np.testing.assert_allclose(np.concatenate(summed), embedding[i], atol=1e-5)
+            start += n
+
+    def test_a_tile_left_out_leaves_the_others_in_proportion(self, name):
+        model, bag = self.model(name), tiles(20, 3)
+        terms, fewer = model.tile_terms(packed([bag])), model.tile_terms(packed([bag[1:]]))
+        if terms is None:
+            return
+        torch.testing.assert_close(fewer.h, terms.h[1:], atol=1e-5, rtol=1e-5)
+        rest = terms.attention[1:] / terms.attention[1:].sum(0)
+        torch.testing.assert_close(fewer.attention, rest, atol=1e-6, rtol=1e-4)
+
     def test_gradient_reaches_every_parameter(self, name):
         model = self.model(name)
         model(packed(self.bags())).logits.square().sum().backward()

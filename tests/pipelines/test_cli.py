@@ -47,6 +47,7 @@ COMMANDS = {
     "train": pipelines.cli.train,
     "evaluate": pipelines.cli.evaluate,
     "compare": pipelines.cli.compare,
+    "explain": pipelines.cli.explain,
     "list": pipelines.cli.list_,
     "config show": pipelines.cli.config_show,
     "config schema": pipelines.cli.config_schema,

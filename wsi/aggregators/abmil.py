@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from wsi.aggregators.base import Aggregator, Output, Packed
+from wsi.aggregators.base import Aggregator, Output, Packed, TileTerms
 from wsi.aggregators.layers import AttentionScores, segment_softmax, segment_weighted_sum
 from wsi.errors import ConfigError
 
@@ -50,8 +50,12 @@ class ABMIL(Aggregator):
 
     def aggregate(self, batch: Packed) -> Output:
         """Return embedding (B, E), logits (B, C) or None, attention (sum N, H)."""
-        h = self.embed(batch.x)
-        attention = segment_softmax(self.attention(h), batch.sizes)
-        embedding = segment_weighted_sum(h, attention, batch.sizes)
+        terms = self.tile_terms(batch)
+        embedding = segment_weighted_sum(terms.h, terms.attention, batch.sizes)
         dropped = self.dropout(embedding)
-        return Output(embedding=dropped, logits=self.classify(dropped), attention=attention)
+        return Output(embedding=dropped, logits=self.classify(dropped), attention=terms.attention)
+
+    def tile_terms(self, batch: Packed) -> TileTerms:
+        """Return h (sum N, E) and attention (sum N, H)."""
+        h = self.embed(batch.x)
+        return TileTerms(h, segment_softmax(self.attention(h), batch.sizes))

@@ -45,6 +45,19 @@ class Output:
     aux_loss: Tensor | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class TileTerms:
+    """The terms of a bag embedding that is a weighted sum of tiles: z^h = sum_i a_ih h_i^h.
+
+    Attributes:
+        h: tile features (sum N, E), cut into H equal parts, one per head.
+        attention: a (sum N, H), summing to 1 within each bag and head.
+    """
+
+    h: Tensor
+    attention: Tensor
+
+
 class Aggregator(nn.Module, ABC):
     """A bag to an embedding and logits, the same alone or packed with others.
 
@@ -78,6 +91,14 @@ class Aggregator(nn.Module, ABC):
     @abstractmethod
     def aggregate(self, batch: Packed) -> Output:
         """Return the output for a batch whose shapes have been checked."""
+
+    def tile_terms(self, batch: Packed) -> TileTerms | None:
+        """Return what each tile adds to the bag embedding, in evaluation mode; None by default.
+
+        Only where nothing non-linear follows the weighted sum, `h` does not depend on the other
+        tiles, and a tile that is left out leaves the weights of the others in proportion.
+        """
+        return None
 
     def classify(self, embedding: Tensor) -> Tensor | None:
         """Return logits (B, C) of embeddings (B, E), or None without a head."""

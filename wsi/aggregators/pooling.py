@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from wsi.aggregators.base import Aggregator, Output, Packed
+from wsi.aggregators.base import Aggregator, Output, Packed, TileTerms
 from wsi.aggregators.layers import segment_max, segment_mean
 
 
@@ -36,9 +36,14 @@ class MeanPooling(_Pooling):
 
     def aggregate(self, batch: Packed) -> Output:
         """Return embedding (B, E), logits (B, C) or None, attention (sum N, 1)."""
-        mean = segment_mean(self.embed(batch.x), batch.sizes)
+        terms = self.tile_terms(batch)
+        return self._output(segment_mean(terms.h, batch.sizes), terms.attention)
+
+    def tile_terms(self, batch: Packed) -> TileTerms:
+        """Return h (sum N, E) and attention (sum N, 1)."""
+        h = self.embed(batch.x)
         shares = [torch.full((n, 1), 1 / n) for n in batch.sizes]
-        return self._output(mean, torch.cat(shares).to(mean))
+        return TileTerms(h, torch.cat(shares).to(h))
 
 
 class MaxPooling(_Pooling):

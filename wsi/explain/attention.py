@@ -16,27 +16,18 @@ from shapely.geometry import MultiPolygon, Polygon
 
 from wsi.bags import ALL_TILES, TileFilter
 from wsi.errors import ExplainError
+from wsi.explain.frame import INK, RGB, Frame, Pair, draw_dashed, pale, scale_bar
 from wsi.slides import Thumbnail
 
 if TYPE_CHECKING:
     from wsi.data import Reader
     from wsi.training.model import Model
 
-RGB = NDArray[np.uint8]
-Pair = tuple[float, float]
-
-BAR_MM = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-"""Lengths a scale bar may have."""
 
 _SUM_TOLERANCE = 1e-3  # attention comes as float32, of up to 100,000 tiles
-_BAR_SHARE = 0.25  # of the picture's width, at most
-_PALENESS = 0.35  # how far the slide is moved towards white
 _OPACITY = (0.30, 0.72)  # of the colour over a tile without attention, and with the most
 _FOOT_PX = 40
 _LEAST_WIDTH = 330  # the foot needs it
-_INK = (45, 45, 45)
-_DASH_PX, _GAP_PX = 9, 5
-_FIXED_BITS = 4  # cv2 takes positions in 1/16 pixel
 _RAMP = np.asarray(
     cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_VIRIDIS), np.uint8
 )[:, 0, ::-1]
@@ -130,10 +121,11 @@ def _attention(
     _, xy0 = dataset.tiles(0)
     if xy0 is None:
         raise ExplainError(f"{slide_id}: the bag has no coordinates — extract it again")
-    return Attention(slide_id, xy0, size0 or _tile_size(slide_id, cached(slide_id)), weight)
+    return Attention(slide_id, xy0, size0 or tile_size(slide_id, cached(slide_id)), weight)
 
 
-def _tile_size(slide_id: str, bag: Any) -> Pair:
+def tile_size(slide_id: str, bag: Any) -> Pair:
+    """Return the size (w, h) of a bag's tiles in level-0 px, as its provenance says."""
     made = getattr(bag, "provenance", None)
     size = (made.tiling.get("resolved") or {}).get("size0") if made is not None else None
     if size is None:
@@ -170,76 +162,27 @@ def draw_attention(
     Raises:
         ExplainError: no tile lies on the thumbnail.
     """
-    frame = _Frame.of(thumbnail, mpp, edge_px)
+    frame = Frame.of(thumbnail, mpp, edge_px)
     over = _relative_map(frame, attention)
     if over.max() < 0:
         raise ExplainError(
             f"{attention.slide_id}: no tile lies on the thumbnail — give that of the same slide"
         )
-    picture = _pale(thumbnail.pixels, frame.size)
+    picture = pale(thumbnail.pixels, frame.size)
     _blend(picture, over)
     for polygon in get_parts(list(outlines or ())):
         for ring in (polygon.exterior, *polygon.interiors):
-            _draw_dashed(picture, frame.place(np.asarray(ring.coords)[:, :2]))
+            draw_dashed(picture, frame.place(np.asarray(ring.coords)[:, :2]))
     return _with_foot(picture, frame.um_per_px)
 
 
-def scale_bar(um_per_px: float, width_px: int) -> tuple[float, float]:
-    """Return the longest round length (mm) within a quarter of a width, and its pixels."""
-    room = _BAR_SHARE * width_px * um_per_px / 1000
-    length = max((mm for mm in BAR_MM if mm <= room), default=BAR_MM[0])
-    return length, length * 1000 / um_per_px
-
-
-@dataclass(frozen=True)
-class _Frame:
-    """Level-0 positions to picture pixels.
-
-    Attributes:
-        origin0: level-0 position of the picture's corner.
-        scale: level-0 pixels per picture pixel (x, y).
-        size: of the picture (w, h) in pixels.
-    """
-
-    origin0: tuple[int, int]
-    scale: Pair
-    size: tuple[int, int]
-    um_per_px: float
-
-    @staticmethod
-    def of(thumbnail: Thumbnail, mpp: Pair, edge_px: int) -> _Frame:
-        h, w = thumbnail.pixels.shape[:2]
-        extent0 = w * thumbnail.scale[0], h * thumbnail.scale[1]
-        extent_um = extent0[0] * mpp[0], extent0[1] * mpp[1]
-        um_per_px = max(extent_um) / edge_px
-        size = max(1, round(extent_um[0] / um_per_px)), max(1, round(extent_um[1] / um_per_px))
-        scale = extent0[0] / size[0], extent0[1] / size[1]
-        # From the pixels as they came out, not as they were asked for.
-        return _Frame(thumbnail.origin0, scale, size, extent_um[0] / size[0])
-
-    def place(self, xy0: NDArray[Any]) -> NDArray[np.float64]:
-        """Return picture positions (n, 2) of level-0 positions (n, 2)."""
-        return (xy0 - np.asarray(self.origin0)) / self.scale
-
-
-def _pale(pixels: RGB, size: tuple[int, int]) -> RGB:
-    method = cv2.INTER_AREA if size[0] < pixels.shape[1] else cv2.INTER_CUBIC
-    grey = cv2.cvtColor(cv2.resize(pixels, size, interpolation=method), cv2.COLOR_RGB2GRAY)
-    pale = 255 - (255 - grey.astype(np.float32)) * (1 - _PALENESS)
-    return np.repeat(np.rint(pale).astype(np.uint8)[..., None], 3, axis=2)
-
-
-def _relative_map(frame: _Frame, attention: Attention) -> NDArray[np.float32]:
+def _relative_map(frame: Frame, attention: Attention) -> NDArray[np.float32]:
     """Return (h, w): the largest relative weight over each pixel, -1 where no tile lies."""
     w, h = frame.size
     over = np.full((h, w), -1, np.float32)
     relative = (attention.weight / attention.weight.max()).astype(np.float32)
-    first = np.rint(frame.place(attention.xy0)).astype(int)
-    # Corners are whole level-0 pixels, so neighbours may lie a fraction of one apart: no seam.
-    last = np.rint(frame.place(attention.xy0 + np.ceil(attention.size0))).astype(int)
-    last = np.maximum(last, first + 1)  # a tile below one pixel still shows
-    first, last = np.maximum(first, 0), np.maximum(last, 0)  # no wrap-around of slices
-    for (left, top), (right, bottom), value in zip(first, last, relative):
+    boxes = frame.boxes(attention.xy0, attention.size0)
+    for (left, top, right, bottom), value in zip(boxes.tolist(), relative, strict=True):
         part = over[top:bottom, left:right]
         np.maximum(part, value, out=part)
     return over
@@ -262,20 +205,6 @@ def _colours(relative: NDArray[np.float32]) -> RGB:
     return _RAMP[np.rint(relative * 255).astype(np.uint8)]
 
 
-def _draw_dashed(picture: RGB, ring: NDArray[np.float64]) -> None:
-    """Draw a closed line as dark dashes on a white rim, to be seen on any colour."""
-    fixed = np.rint(ring * 2**_FIXED_BITS).astype(np.int32)
-    cv2.polylines(picture, [fixed], True, (255, 255, 255), 4, cv2.LINE_AA, _FIXED_BITS)
-    steps = np.hypot(*np.diff(ring, axis=0).T)
-    along = np.concatenate([[0.0], np.cumsum(steps)])
-    for start in np.arange(0, along[-1], _DASH_PX + _GAP_PX):
-        end = min(start + _DASH_PX, along[-1])
-        stops = np.unique(np.r_[start, along[(along > start) & (along < end)], end])
-        dash = np.stack([np.interp(stops, along, ring[:, k]) for k in (0, 1)], axis=1)
-        fixed = np.rint(dash * 2**_FIXED_BITS).astype(np.int32)
-        cv2.polylines(picture, [fixed], False, _INK, 2, cv2.LINE_AA, _FIXED_BITS)
-
-
 def _with_foot(picture: RGB, um_per_px: float) -> RGB:
     """Return the picture on white, with a scale bar on the left and the colour key on the right."""
     h, w = picture.shape[:2]
@@ -290,7 +219,7 @@ def _with_foot(picture: RGB, um_per_px: float) -> RGB:
 
 def _draw_bar(canvas: RGB, top: int, length_mm: float, length_px: float) -> None:
     right = 8 + max(1, round(length_px))
-    canvas[top + 14 : top + 18, 8:right] = _INK
+    canvas[top + 14 : top + 18, 8:right] = INK
     _write(canvas, f"{length_mm:g} mm", (8, top + 34))
 
 
@@ -306,7 +235,7 @@ def _draw_key(canvas: RGB, top: int) -> None:
 
 
 def _write(canvas: RGB, text: str, xy: tuple[int, int]) -> None:
-    cv2.putText(canvas, text, xy, cv2.FONT_HERSHEY_SIMPLEX, 0.42, _INK, 1, cv2.LINE_AA)
+    cv2.putText(canvas, text, xy, cv2.FONT_HERSHEY_SIMPLEX, 0.42, INK, 1, cv2.LINE_AA)
 
 
 def _width(text: str) -> float:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from wsi.aggregators import AGGREGATORS
-from wsi.aggregators.base import Aggregator, Output
+from wsi.aggregators.base import Aggregator, Output, TileTerms
 from wsi.data import BagBatch, BagDataset
 from wsi.errors import TrainingError
 from wsi.objectives import OBJECTIVES, check_objective
@@ -54,8 +54,20 @@ class Model(nn.Module):
 
     def forward(self, batch: BagBatch) -> Output:
         """Return the aggregator's output for a packed batch."""
-        x = (batch.x - self.feature_mean) / self.feature_scale
-        return self.aggregator(replace(batch, x=x))
+        return self.aggregator(self._standardised(batch))
+
+    def tile_terms(self, batch: BagBatch) -> TileTerms | None:
+        """Return what each tile adds to the bag embedding; None where tiles do not add up to it."""
+        packed: Any = self._standardised(batch)  # its sizes are cached, which a protocol cannot say
+        return self.aggregator.tile_terms(packed)
+
+    def scores_of(self, embedding: Tensor) -> Tensor:
+        """Return the deciding scores (n, C) of bag embeddings (n, E), higher is likelier."""
+        output = Output(embedding=embedding, logits=self.aggregator.classify(embedding))
+        return self.objective.scores(output, self.objective.rule)
+
+    def _standardised(self, batch: BagBatch) -> BagBatch:
+        return replace(batch, x=(batch.x - self.feature_mean) / self.feature_scale)
 
     def standardise(self, train: BagDataset) -> None:
         """Set shift and scale so that training tiles have zero mean and unit sd per feature.
