@@ -33,7 +33,12 @@ _FIT = (
     "fit.patience=20",
     "fit.bags_per_step=16",
 )
-_SHORT = ("fit.epochs=2", "study.rates=[1e-3,1e-2]", "evaluate.replicates=200")
+_SHORT = (
+    "fit.epochs=2",
+    "study.rates=[1e-2,3e-2]",
+    "study.rate_seeds=1",
+    "evaluate.replicates=200",
+)
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,7 @@ def _run(study: Study, asked: argparse.Namespace) -> None:
             f"fit.seeds=[{','.join(map(str, seeds))}]",
             f"study.arms={json.dumps(tier.arms)}",
             f"study.rates={list(tier.rates)}",
+            f"study.rate_seeds={tier.rate_seeds}",
             *(_SHORT if asked.short else ()),
         ]
     )

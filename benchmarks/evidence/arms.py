@@ -55,13 +55,15 @@ class Tier:
     """Arms, the seeds they are fitted with, the rates tried, and on which data.
 
     Attributes:
+        rate_seeds: how many of the seeds tune the rate.
         fresh: data drawn anew, and what was kept back: new stains, the classic MIL sets.
         only: names of the data sets, by their beginnings; all when empty.
     """
 
     arms: list[Arm]
     seeds: tuple[int, ...]
-    rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)
+    rates: tuple[float, ...] = (3e-3, 1e-2, 3e-2, 1e-1)
+    rate_seeds: int = 2
     fresh: bool = False
     only: tuple[str, ...] = ()
 
@@ -75,7 +77,8 @@ TIERS = {
     "explore": Tier(
         [*OTHERS, *VARIANTS],
         (0, 1),
-        rates=(3e-3, 1e-2),
+        rates=(1e-2, 3e-2),
+        rate_seeds=1,
         only=("digit-bags-4", "digit-images-30", "cohort"),
     ),
     "confirm": Tier(CORE, tuple(range(100, 108)), fresh=True),
