@@ -83,22 +83,20 @@ def _studies(asked: argparse.Namespace) -> Iterator[Study]:
 
     for n in (2, 4):
         if wanted(name := f"digit-bags-{n}"):
-            yield Study(name, sets.digit_bags(n, draw, data / f"{name}{mark}"))
+            few = 4 if asked.short else 16
+            yield Study(name, sets.digit_bags(n, draw, data / f"{name}{mark}", few))
     for noise in (0.0, 0.3):
         if wanted(name := f"digit-images-{round(100 * noise)}"):
             yield Study(name, sets.digit_images(noise, draw, data / f"{name}{mark}"))
-    if wanted("cohort"):
-        made = sets.cohort(
-            sets.NEW_SITES if fresh else sets.SITES,
-            2 if asked.short else 12,
-            draw,
-            data / f"cohort{mark}",
-        )
-        within = ("split.kind=kfold", "split.folds=3", "study.selection=[patient]")
-        yield Study("cohort-in-domain", made, within)
-        selection = "[patient,site]" if len(tier.seeds) > 2 else "[patient]"
-        across = ("split.kind=leave-one-site-out", f"study.selection={selection}")
-        yield Study("cohort-across-sites", made, across)
+    within = ("split.kind=kfold", "split.folds=3", "study.selection=[patient]")
+    selection = "[patient,site]" if len(tier.seeds) > 2 else "[patient]"
+    across = ("split.kind=leave-one-site-out", f"study.selection={selection}")
+    for name, settings in (("cohort-in-domain", within), ("cohort-across-sites", across)):
+        if wanted(name):
+            stains = sets.NEW_SITES if fresh else sets.SITES
+            slides = 2 if asked.short else 12
+            made = sets.cohort(stains, slides, draw, data / f"cohort{mark}")
+            yield Study(name, made, settings)
     if asked.mil and fresh:
         for name in sets.CLASSIC:
             if wanted(name):

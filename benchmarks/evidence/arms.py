@@ -79,8 +79,8 @@ TIERS = {
         (0, 1),
         rates=(1e-2, 3e-2),
         rate_seeds=1,
-        only=("digit-bags-4", "digit-images-30", "cohort"),
+        only=("digit-bags-4", "digit-images-30", "cohort-across"),
     ),
-    "confirm": Tier(CORE, tuple(range(100, 108)), fresh=True),
+    "confirm": Tier(CORE, tuple(range(100, 108)), rate_seeds=1, fresh=True),
 }
 """What `confirm` compares is frozen before it is run; see docs/results/objectives.md."""

@@ -60,10 +60,13 @@ def classic(name: str, source: Path, root: Path) -> Made:
     return made.close()
 
 
-def digit_bags(n_classes: int, seed: int, root: Path) -> Made:
+def digit_bags(n_classes: int, seed: int, root: Path, per_pool: int = 16) -> Made:
     """Return bags of noisy digits: is there a nine (2 classes), or how many (4, imbalanced).
 
     No image is in two parts of a fold: bags are drawn within pools of images.
+
+    Args:
+        per_pool: bags of each of the 15 pools, with 2 classes.
     """
     four = n_classes == 4
     made = Made(root, ("none", "one", "few", "many") if four else ("no-nine", "nine"))
@@ -76,7 +79,7 @@ def digit_bags(n_classes: int, seed: int, root: Path) -> Made:
     for k in range(_POOLS):
         nines = np.flatnonzero((pool == k) & (digit == 9))
         others = np.flatnonzero((pool == k) & (digit != 9))
-        plan = np.repeat(range(4), _NODES) if four else np.arange(16) % 2
+        plan = np.repeat(range(4), _NODES) if four else np.arange(per_pool) % 2
         for c in plan:
             low, high = _FEW_MANY[c] if four else (c, c)
             n = int(rng.integers(20, 31) if four else rng.integers(10, 21))
