@@ -110,7 +110,8 @@ def digit_images(noise: float, seed: int, root: Path, n: int = 600) -> Made:
 
     The column `label` is what training sees, `truth` what the test part is scored against.
     """
-    made = Made(root, tuple(map(str, range(10))), ("study.truth=truth",) if noise else ())
+    classes = tuple(f"digit-{k}" for k in range(10))
+    made = Made(root, classes, ("study.truth=truth",) if noise else ())
     if made.is_whole:
         return made
     rng = np.random.default_rng([seed, round(100 * noise)])
@@ -119,9 +120,10 @@ def digit_images(noise: float, seed: int, root: Path, n: int = 600) -> Made:
     truth = digit[rows]
     flipped = rng.random(n) < noise
     seen = np.where(flipped, (truth + rng.integers(1, 10, n)) % 10, truth)
-    ids = [f"digit-{row:04d}" for row in rows]
+    ids = [f"image-{row:04d}" for row in rows]
     put_bags(root, "digit-images", ((i, images[row][None]) for i, row in zip(ids, rows)))
-    write_cohort(root, ids, label=[str(v) for v in seen], truth=[str(v) for v in truth])
+    named = {"label": [classes[v] for v in seen], "truth": [classes[v] for v in truth]}
+    write_cohort(root, ids, **named)
     return made.close()
 
 
