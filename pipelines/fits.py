@@ -166,6 +166,12 @@ def warn_of_data(config: Config, splits: Splits, material: Material, console: Co
         reasons = Counter(absent.values())
         listed = "; ".join(f"{n} slides: {reason}" for reason, n in reasons.items())
         console.warn(f"{len(absent)} slides are not evaluable ({listed}): {few(absent)}")
+    without = [fold.name for fold in splits.folds if not fold.val]
+    if without and config.objective.params.get("predict") == "auto":
+        console.warn(
+            f"fold {', '.join(without)}: without a validation part objective.predict=auto leaves "
+            "the objective's own rule — give one, or name a rule"
+        )
     if config.fit.monitor == "macro_f1":
         labels = {row.slide_id: row.label for row in cohort.rows}
         for fold in splits.folds:

@@ -43,7 +43,7 @@ def summarise(run_dir: RunDir, console: Console, name: str = "") -> RunSummary:
         metrics=_json(run_dir.metrics),
         predictions=predictions,
         histories={cell.name: _lines(cell / "metrics.jsonl") for cell in run_dir.cells()},
-        facts=_facts(config, inputs, _json(run_dir.environment), len(done)),
+        facts=_facts(config, inputs, _json(run_dir.environment), list(done.values())),
         parts=_parts(run_dir, predictions),
         warnings=_json(run_dir.splits.with_suffix(".json"))["warnings"],
         examples=_examples(run_dir, config, inputs, predictions, console),
@@ -61,7 +61,10 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _facts(
-    config: Config, inputs: Mapping[str, Any], environment: Mapping[str, Any], fits: int
+    config: Config,
+    inputs: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    done: Sequence[Mapping[str, Any]],
 ) -> dict[str, str]:
     encoder, tiling = inputs["encoder"], inputs["tiling"]
     note = f" ({encoder['note']})" if encoder.get("note") else ""
@@ -77,11 +80,19 @@ def _facts(
         "objective": _component(config.objective),
         "split": f"{config.split.kind}, validation by {config.split.val.by}, "
         f"hash {inputs['splits_sha256'][:12]}",
-        "fits": f"{fits}, seeds {', '.join(map(str, config.fit.seeds))}",
+        "fits": f"{len(done)}, seeds {', '.join(map(str, config.fit.seeds))}",
         "training": f"{config.fit.epochs} epochs, AdamW {config.fit.lr:g}, checkpoint by "
         f"validation {config.fit.monitor}",
+        **_decision(done),
         "versions": ", ".join(f"{k} {v}" for k, v in environment["libraries"].items() if v),
     }
+
+
+def _decision(done: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return which rule decided in how many fits; nothing for runs that did not note it."""
+    rules = Counter(facts["rule"] for facts in done if "rule" in facts)
+    told = ", ".join(f"{rule} in {n} fits" for rule, n in rules.most_common())
+    return {"decision rule": told} if told else {}
 
 
 def _left_out(config: Config, inputs: Mapping[str, Any]) -> str:

@@ -194,7 +194,7 @@ def _train_cells(cells: Sequence[Cell], jobs: int, console: Console) -> None:
             shown = "no validation part" if value is None else f"{value:.3f}"
             console.detail(
                 f"fold {cell.fold.name} seed {cell.seed}: epoch {summary['best_epoch']}, "
-                f"validation {cell.config.fit.monitor} {shown}"
+                f"validation {cell.config.fit.monitor} {shown}, decided by {summary['rule']}"
             )
             for alarm in summary["alarms"]:
                 console.warn(f"fold {cell.fold.name} seed {cell.seed}: {alarm}")
@@ -246,6 +246,7 @@ def train_cell(cell: Cell) -> dict[str, Any]:
     summary = {
         "best_epoch": result.best_epoch,
         "monitor": result.monitor,
+        "rule": model.objective.rule,
         "predicts_prior": model.objective.predicts_prior,
     }
     files = {name: sha256_file(cell.folder / name) for name in _FILES}

@@ -227,15 +227,18 @@ class BagDataset:
 
     def batch(self, indices: Iterable[int], draw: Draw | None = None) -> BagBatch:
         """Return slides packed, each with the rows that `draw` picks, or with all its tiles."""
-        bags = []
-        for index in indices:
-            features, xy0 = self.tiles(index)
-            rows = None if draw is None else draw(index, len(features))
-            if rows is not None:
-                features, xy0 = features[rows], None if xy0 is None else xy0[rows]
-            y = None if self.y is None else int(self.y[index])
-            bags.append((features, y, self.slide_ids[index], xy0))
-        return pack(bags)
+        return pack([self.bag(index, draw) for index in indices])
+
+    def bag(
+        self, index: int, draw: Draw | None = None
+    ) -> tuple[np.ndarray, int | None, str, np.ndarray | None]:
+        """Return what `pack` takes of one slide, with the rows that `draw` picks or all tiles."""
+        features, xy0 = self.tiles(index)
+        rows = None if draw is None else draw(index, len(features))
+        if rows is not None:
+            features, xy0 = features[rows], None if xy0 is None else xy0[rows]
+        y = None if self.y is None else int(self.y[index])
+        return features, y, self.slide_ids[index], xy0
 
 
 def from_arrays(
@@ -269,17 +272,17 @@ def whole_bags(dataset: BagDataset, most_tiles: int = 0) -> Iterator[BagBatch]:
         most_tiles: pack bags while they have no more tiles together; by default each comes alone,
             and its result then does not depend, to the last bit, on its neighbours.
     """
-    packed: list[int] = []
+    packed: list[tuple[Any, int | None, str, Any]] = []
     tiles = 0
     for index in range(len(dataset)):
-        n = len(dataset.tiles(index)[0]) if most_tiles else 0
-        if packed and (not most_tiles or tiles + n > most_tiles):
-            yield dataset.batch(packed)
+        bag = dataset.bag(index)
+        if packed and tiles + len(bag[0]) > most_tiles:
+            yield pack(packed)
             packed, tiles = [], 0
-        packed.append(index)
-        tiles += n
+        packed.append(bag)
+        tiles += len(bag[0])
     if packed:
-        yield dataset.batch(packed)
+        yield pack(packed)
 
 
 def _generator(seed: int, *stream: int) -> np.random.Generator:

@@ -58,7 +58,7 @@ def figures(text: str) -> dict[str, float]:
 
 
 def test_digits_are_learned_by_any_objective(capsys: pytest.CaptureFixture[str]) -> None:
-    assert example().main(["--n", "600", "--epochs", "8"]) == 0
+    assert example().main(["--n", "400", "--epochs", "10", "--px", "16"]) == 0
     found = figures(capsys.readouterr().out)
     assert found.keys() == {"ce", "ncmi"}
     assert min(found.values()) > 0.7  # by chance a tenth

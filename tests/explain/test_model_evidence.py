@@ -213,6 +213,8 @@ def test_class_means_and_probe_make_maps_of_any_objective_exact(rule):
         model.objective.after_fit([(Output(z), y)], None)
     found = model_evidence(model, batch)
     assert found.exact
+    # Probabilities by class means are under no prior, of the probe under equal ones.
+    assert (found.pmi is None) == (rule == "class_mean")
     assert found.gap < 1e-5
     sums = found.pmi_evidence.sum(axis=0)
     log_p = np.log(found.probabilities)

@@ -11,6 +11,7 @@ import torch
 from torch import distributed, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from wsi.objectives import OBJECTIVES
 from wsi.objectives.cross_entropy import CrossEntropy
 from wsi.objectives.ncmi import NCMI
 
@@ -30,6 +31,11 @@ SETTINGS = {
     "fixed_centre": {"center": "fixed"},
     "official": {"official": True, "center_momentum": 0.9},
 }
+MEANS = (
+    *("ce", "pc_softmax", "cosine_pc", "cosine_ce", "ncmi_softmax", "ncmi_harmonic", "hybrid"),
+    *("dot_regression", "focal", "square", "squentropy", "center"),
+)
+"""Objectives whose loss is a mean over bags."""
 
 
 class Step(nn.Module):
@@ -61,6 +67,8 @@ def built(name):
     counts = [9, 3, 2]
     if name == "ce":
         return Step(CrossEntropy(C, E, counts, weight="balanced")).double()
+    if name in MEANS:
+        return Step(OBJECTIVES.load(name)(C, E, counts)).double()
     return Step(NCMI(C, E, counts, **SETTINGS[name])).double()
 
 
@@ -90,7 +98,7 @@ def process(rank, address, queue):
     # A file in place of a port: nothing to collide with.
     distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
     rows = slice(0, 2) if rank == 0 else slice(2, None)
-    for name in [*SETTINGS, "ce"]:
+    for name in [*SETTINGS, *MEANS]:
         queue.put((rank, name, *trained(name, rows)))
     queue.close()
     queue.join_thread()
@@ -105,7 +113,7 @@ def of_two(tmp_path_factory):
     workers = [context.Process(target=process, args=(rank, address, queue)) for rank in (0, 1)]
     for worker in workers:
         worker.start()
-    answers = [queue.get(timeout=120) for _ in range(2 * (len(SETTINGS) + 1))]
+    answers = [queue.get(timeout=120) for _ in range(2 * len([*SETTINGS, *MEANS]))]
     for worker in workers:
         worker.join(timeout=60)
         assert worker.exitcode == 0
@@ -114,7 +122,7 @@ def of_two(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="gloo by a file needs POSIX")
-@pytest.mark.parametrize("name", [*SETTINGS, "ce"])
+@pytest.mark.parametrize("name", [*SETTINGS, *MEANS])
 @pytest.mark.parametrize("rank", [0, 1])
 def test_two_processes_are_one_on_the_joined_batch(of_two, name, rank):
     losses, state = of_two[rank, name]

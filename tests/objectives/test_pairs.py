@@ -39,6 +39,15 @@ def test_one_bag_per_step_is_refused_before_work_starts(name):
     assert check_objective(name, {}, 2) == {}
 
 
+@pytest.mark.parametrize("head", [name for name in PAIRS if name != "supcon"])
+def test_a_hybrid_needs_the_pairs_of_its_head(head):
+    with pytest.raises(ConfigError, match=r"'hybrid' .* set fit\.bags_per_step=8 or more"):
+        check_objective("hybrid", {"head": head}, 1)
+    assert check_objective("hybrid", {"head": head}, 2) == {"head": head}
+    assert check_objective("hybrid", {"head": "focal"}, 1) == {"head": "focal"}
+    assert check_objective("hybrid", {}, 1) == {}
+
+
 @pytest.mark.parametrize("name", PAIRS)
 def test_a_lone_bag_at_the_end_of_an_epoch_is_no_error(name):
     """5 bags in steps of 2: the last one is alone, and validation is bag by bag."""

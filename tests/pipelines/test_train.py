@@ -16,10 +16,13 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.metrics import f1_score, roc_auc_score
 
 from pipelines.cli import run_command
+from wsi.aggregators.base import Output
 from wsi.bags import open_store
+from wsi.training import load
 
 if TYPE_CHECKING:
     from tests.pipelines.conftest import Study
@@ -164,6 +167,34 @@ def test_training_learns_what_separates_the_classes(
     metrics = said_json(words)["metrics"]
     assert metrics["auc"]["value"] > 0.9
     assert metrics["macro_f1"]["value"] > 0.7
+
+
+def test_the_rule_that_validation_chose_is_on_record(
+    shared_study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, words = tmp_path / "run", ("objective=ncmi", "objective.predict=auto", "fit.epochs=6")
+    assert shared_study.train(run, *words, "fit.lr=0.01", "-v") == 0
+    told = capsys.readouterr().err
+    rules = Counter()
+    for cell in sorted(run.glob("fold*-seed*")):
+        done = strict_json(cell / "done.json")
+        model, _ = load(cell / "model.safetensors")
+        assert done["rule"] == model.objective.rule
+        assert done["predicts_prior"] == model.objective.predicts_prior
+        assert f"decided by {done['rule']}" in told
+        rules[done["rule"]] += 1
+        tables = predictions(run)
+        table = tables[tables["fold"] == int(cell.name[4])].set_index("slide_id")
+        with h5py.File(cell / "embeddings.h5") as file:
+            ids = [text.decode() for text in file["slide_id"][:]]  # pyright: ignore
+            z = torch.from_numpy(np.asarray(file["embedding"]))
+        with torch.no_grad():
+            p = model.objective.scores(Output(z), done["rule"]).double().softmax(-1).numpy()
+        expected = pd.DataFrame(p, index=ids, columns=COLUMNS).loc[table.index]
+        np.testing.assert_allclose(table[COLUMNS], expected, atol=1e-5)
+    assert rules.total() == 3
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert all(f"{rule} in {n} fits" in page for rule, n in rules.items())
 
 
 def test_embeddings_are_of_every_slide_by_part(shared_run: Path) -> None:

@@ -99,8 +99,46 @@ def rewritten(path, tensors=None, **changes):
 
 
 def test_a_newer_schema_is_refused(path):
-    rewritten(path, schema=("wsi-checkpoint/1", "wsi-checkpoint/2"))
-    with pytest.raises(TrainingError, match="schema 'wsi-checkpoint/2'"):
+    rewritten(path, schema=("wsi-checkpoint/2", "wsi-checkpoint/3"))
+    with pytest.raises(TrainingError, match="schema 'wsi-checkpoint/3'"):
+        load(path)
+
+
+def of_the_first_schema(kept):
+    """Without what decision rules keep, which the first schema knew nothing of."""
+    rules = ("objective.settled", "objective.class_mean.", "objective.probe.")
+    return {name: value for name, value in kept.items() if not name.startswith(rules)}
+
+
+def test_a_checkpoint_of_the_first_schema_decides_by_its_own_rule(tmp_path):
+    path, model = tmp_path / "m.safetensors", model_of(objective="ce")
+    save(path, model, ORIGIN)
+    rewritten(path, of_the_first_schema, schema=("wsi-checkpoint/2", "wsi-checkpoint/1"))
+    dataset = from_arrays({"a": np.random.default_rng(0).normal(size=(9, 6))})
+    loaded, _ = load(path)
+    assert loaded.objective.rule == "own"
+    expected, actual = predict(model.eval(), dataset), predict(loaded, dataset)
+    np.testing.assert_array_equal(actual.probabilities, expected.probabilities)
+
+
+@pytest.mark.parametrize("lost", ["head.weight", "objective.weights"])
+def test_a_checkpoint_of_the_first_schema_lacks_nothing_else(tmp_path, lost):
+    path = tmp_path / "m.safetensors"
+    save(path, model_of(objective="ce"), ORIGIN)
+
+    def first(kept):
+        gone = [name for name in kept if name.endswith(lost)]
+        assert gone
+        return {k: v for k, v in of_the_first_schema(kept).items() if k not in gone}
+
+    rewritten(path, first, schema=("wsi-checkpoint/2", "wsi-checkpoint/1"))
+    with pytest.raises(TrainingError, match=r"earlier version of wsi.*train it again"):
+        load(path)
+
+
+def test_todays_schema_may_lack_no_rule(path):
+    rewritten(path, of_the_first_schema)
+    with pytest.raises(TrainingError, match="at odds with its own description"):
         load(path)
 
 

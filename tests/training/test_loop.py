@@ -285,6 +285,15 @@ def test_a_feature_that_is_no_number_is_named_before_training():
         trained(train=from_arrays(bags, [0, 1]))
 
 
+@pytest.mark.parametrize("monitor", ["auc", "loss"])
+def test_a_validation_bag_that_is_no_number_is_named(monitor):
+    rng = np.random.default_rng(0)
+    bags = {f"v{i}": rng.normal(size=(3, D)).astype(np.float32) for i in range(6)}
+    bags["v2"][1, 0] = np.nan
+    with pytest.raises(TrainingError, match=r"epoch 0: no finite .* validation bags v2 — verify"):
+        trained(val=from_arrays(bags, [0, 1] * 3), score=lambda y, p: 0.5, monitor=monitor)
+
+
 class Late(Aggregator):
     """Gives infinite logits from its 7th batch on."""
 

@@ -2,7 +2,8 @@
 
 Large bags are cut out as views and reduced one by one: matrix products per bag are as fast as the
 machine allows. Of many small bags the calls would cost more than the sums, so these are laid into
-one matrix (B, sum N) whose entries of other bags count nothing. The two ways differ by rounding.
+one matrix (B, sum N) whose entries of other bags count nothing. The two ways differ by rounding,
+and in the matrix a feature that is not a number breaks the bags beside its own.
 """
 
 from __future__ import annotations

@@ -242,7 +242,7 @@ def _log_prior(model: Model) -> tuple[Float64, bool]:
     objective = model.objective
     C = objective.n_classes
     uniform = np.full(C, -np.log(C))
-    prior = objective.own_prior if objective.rule == "own" else "uniform"
+    prior = objective.predicts_prior
     if prior == "training":
         counts = _numpy(objective.class_counts)
         return np.log(counts / counts.sum()), True

@@ -42,7 +42,7 @@ def check_objective(name: str, params: Mapping[str, Any], bags_per_step: int) ->
             step and a step has one.
     """
     checked = OBJECTIVES.check(name, params)
-    if OBJECTIVES.load(name).needs_pairs and bags_per_step < 2:
+    if bags_per_step < 2 and OBJECTIVES.load(name).compares_bags(checked):
         raise ConfigError(
             f"objective '{name}' compares the bags of a step, and fit.bags_per_step={bags_per_step}"
             " — set fit.bags_per_step=8 or more, so that classes occur more than once"

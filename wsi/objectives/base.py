@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
@@ -91,6 +91,11 @@ class Objective(nn.Module, ABC):
         self.class_mean = self._class_mean_rule()
         self.probe = LinearProbe(n_classes, embedding_dim)
 
+    @classmethod
+    def compares_bags(cls, params: Mapping[str, Any]) -> bool:
+        """Return whether the loss with these settings has terms over pairs of bags of a step."""
+        return cls.needs_pairs
+
     @abstractmethod
     def forward(self, output: BagOutput, y: Tensor) -> Tensor:
         """Return the loss, a scalar, of B bags with classes y (B,) int64."""
@@ -163,7 +168,8 @@ class Objective(nn.Module, ABC):
         and with predict=auto the choice of rule too; without validation the own rule stands.
 
         Raises:
-            TrainingError: a class does not occur among the training bags.
+            TrainingError: a class does not occur among the training bags, or one of their
+                embeddings is not finite, and the rule is taken from them.
         """
         candidates: tuple[RuleName, ...] = RULES if self.predict == "auto" else (self.predict,)
         if set(candidates) != {"own"}:
@@ -181,6 +187,12 @@ class Objective(nn.Module, ABC):
     def _settle_rules(self, rules: Sequence[RuleName], outputs: LabelledOutputs) -> None:
         seen = [(self.points(o).double(), o.embedding.double(), y) for o, y in outputs]
         points, embeddings, y = (torch.cat(parts) for parts in zip(*seen))
+        bad = ~(points.isfinite().all(-1) & embeddings.isfinite().all(-1))
+        if bad.any():
+            raise TrainingError(
+                f"the embeddings of {int(bad.sum())} training bags are not finite, so no decision "
+                "rule can be taken from them — lower fit.lr, or set objective.predict=own"
+            )
         if "class_mean" in rules:
             self.class_mean.settle(points, y)
         if "probe" in rules:

@@ -12,6 +12,7 @@ from wsi.objectives.base import BagOutput, Objective, class_logits
 from wsi.objectives.checks import require_within
 from wsi.objectives.precision import full, full_logits
 from wsi.objectives.rules import Predict
+from wsi.objectives.totals import mean_over_bags, total
 
 
 class Center(Objective):
@@ -19,8 +20,8 @@ class Center(Objective):
 
     CE(n, y) + weight / 2 mean_i |z_i - c_{y_i}|^2, z the bag embedding.
 
-    After each step a centre moves by alpha sum_i (z_i - c) / (1 + n) over the n bags of its class.
-    Centres start at 0.
+    After each step a centre moves by alpha sum_i (z_i - c) / (1 + n) over the n bags of its class,
+    those of all processes. Centres start at 0.
 
     Args:
         n_classes: C.
@@ -57,8 +58,8 @@ class Center(Objective):
         """Return cross-entropy in nats plus the weighted distances."""
         z = full(output.embedding)
         distances = (z - self.centres.to(z)[y]).square().sum(-1)
-        ce = functional.cross_entropy(full_logits(output), y)
-        return ce + self._weight / 2 * distances.mean()
+        losses = functional.cross_entropy(full_logits(output), y, reduction="none")
+        return mean_over_bags(losses + self._weight / 2 * distances, shared=self.training)
 
     def own_scores(self, output: BagOutput) -> Tensor:
         """Return the logits (B, C)."""
@@ -69,5 +70,5 @@ class Center(Objective):
         """Move the centres of the classes present towards their bags."""
         z = output.embedding.to(self.centres)
         sums = torch.zeros_like(self.centres).index_add_(0, y, z - self.centres[y])
-        counts = torch.bincount(y, minlength=self.n_classes)
+        sums, counts = total(sums), total(torch.bincount(y, minlength=self.n_classes))
         self.centres += self._alpha * sums / (1 + counts[:, None])

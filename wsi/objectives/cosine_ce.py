@@ -14,6 +14,7 @@ from wsi.objectives.checks import require_positive
 from wsi.objectives.heads import cosines
 from wsi.objectives.precision import full
 from wsi.objectives.rules import Predict
+from wsi.objectives.totals import mean_over_bags
 
 
 class CosineCE(Objective):
@@ -51,7 +52,8 @@ class CosineCE(Objective):
 
     def forward(self, output: BagOutput, y: Tensor) -> Tensor:
         """Return the mean cross-entropy in nats."""
-        return functional.cross_entropy(self.own_scores(output), y)
+        losses = functional.cross_entropy(self.own_scores(output), y, reduction="none")
+        return mean_over_bags(losses, shared=self.training)
 
     def own_scores(self, output: BagOutput) -> Tensor:
         """Return u / T (B, C)."""

@@ -12,6 +12,7 @@ from wsi.objectives.checks import require_positive
 from wsi.objectives.heads import CosineHead
 from wsi.objectives.prior import Prior, log_prior, retargeted
 from wsi.objectives.rules import Predict
+from wsi.objectives.totals import mean_over_bags
 
 
 class CosinePC(Objective):
@@ -51,14 +52,16 @@ class CosinePC(Objective):
         predict: Predict = "own",
     ) -> None:
         super().__init__(n_classes, embedding_dim, class_counts, predict=predict)
-        require_positive("cosine_pc", temperature=temperature)
+        require_positive("cosine_pc", temperature=temperature, m=m)
         self._temperature = temperature
         self.head = CosineHead(n_classes, embedding_dim, m)
         self.register_buffer("log_pi", log_prior(prior, class_counts))
 
     def forward(self, output: BagOutput, y: Tensor) -> Tensor:
         """Return the mean cross-entropy in nats."""
-        return functional.cross_entropy(retargeted(self.own_scores(output), self.log_pi), y)
+        scores = retargeted(self.own_scores(output), self.log_pi)
+        losses = functional.cross_entropy(scores, y, reduction="none")
+        return mean_over_bags(losses, shared=self.training)
 
     def own_scores(self, output: BagOutput) -> Tensor:
         """Return u / T (B, C)."""

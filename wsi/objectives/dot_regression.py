@@ -11,6 +11,7 @@ from wsi.objectives.checks import require_positive
 from wsi.objectives.heads import CosineHead
 from wsi.objectives.rules import Predict
 from wsi.objectives.tempered import TemperedObjective
+from wsi.objectives.totals import mean_over_bags
 from wsi.objectives.weights import Weight, class_weights
 
 
@@ -52,7 +53,7 @@ class DotRegression(TemperedObjective):
     def forward(self, output: BagOutput, y: Tensor) -> Tensor:
         """Return the mean weighted square of what the cosine lacks."""
         u = self.head(output).gather(1, y[:, None])[:, 0]
-        return (self.weights.to(u)[y] * (1 - u) ** 2 / 2).mean()
+        return mean_over_bags(self.weights.to(u)[y] * (1 - u) ** 2 / 2, shared=self.training)
 
     def raw_scores(self, output: BagOutput) -> Tensor:
         """Return u (B, C)."""

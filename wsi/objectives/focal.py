@@ -11,6 +11,7 @@ from wsi.objectives.base import BagOutput, Objective, class_logits
 from wsi.objectives.checks import require_within
 from wsi.objectives.precision import full_logits
 from wsi.objectives.rules import Predict
+from wsi.objectives.totals import mean_over_bags
 from wsi.objectives.weights import Weight, class_weights
 
 
@@ -58,7 +59,7 @@ class Focal(Objective):
         # 1 - p from the other classes: it keeps its digits where p is near 1, and a gradient there.
         log_rest = log_p.masked_fill(label, float("-inf")).logsumexp(-1)
         losses = -(self._gamma * log_rest).exp() * log_p[label]
-        return (self.weights.to(log_p)[y] * losses).mean()
+        return mean_over_bags(self.weights.to(log_p)[y] * losses, shared=self.training)
 
     def own_scores(self, output: BagOutput) -> Tensor:
         """Return the logits (B, C)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -87,6 +87,11 @@ class Hybrid(Objective):
             m=m,
         )
         self._weight = weight
+
+    @classmethod
+    def compares_bags(cls, params: Mapping[str, Any]) -> bool:
+        """Return whether the head's loss has terms over pairs."""
+        return _head(params.get("head", "ce")).needs_pairs
 
     def forward(self, output: BagOutput, y: Tensor) -> Tensor:
         """Return the head's loss plus the weighted NCMI."""

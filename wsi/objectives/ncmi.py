@@ -53,6 +53,7 @@ __all__ = [
 
 _EPS_SHARE = 1e-4  # of D: keeps the denominator above 0 at a wrong prototype when C = 2
 _TAU_SHARE = 1 / 20  # of D: tau without validation
+_MERGED = 1e-12  # D of centroids that have become one
 _SHORTEST = 1e-6  # norm of f - mu below which its direction is noise; bounds the gradient
 _OFFICIAL_SHORTEST = 1e-12
 _OFFICIAL_OFFSET = 1e-6  # added to the prototypes in the authors' code
@@ -145,6 +146,7 @@ class NCMI(Objective):
         self._nsf: bool = settings["simplex"] == "nsf"
         self._temperature: float = settings["temperature"]
         self._official = official
+        self._moves = settings["centroids"] != "fixed" or settings["center"] == "ema"
         m = int(settings["m"])
         self.projection = nn.Identity() if official else nn.Linear(embedding_dim, m)
         self.class_mean = SimplexMeans(n_classes, m)
@@ -190,7 +192,7 @@ class NCMI(Objective):
         """Fit tau to validation bags."""
         self.tau.fill_(1.0)
         scores = torch.cat([self.own_scores(output) for output, _ in val])
-        D = float(mean_pairwise_divergence(self.centroids.b))
+        D = max(float(mean_pairwise_divergence(self.centroids.b)), _MERGED)
         self.tau.fill_(fitted_tau(scores, torch.cat([y for _, y in val]), D))
 
     @torch.no_grad()
@@ -205,6 +207,8 @@ class NCMI(Objective):
 
     def after_step(self, output: BagOutput, y: Tensor) -> None:
         """Let centroids and centre that move see the batch, of all processes together."""
+        if not self._moves:
+            return
         with torch.no_grad():
             f = self._features(output)
             a = self._log_scaled(self._directions(f))

@@ -12,6 +12,7 @@ from wsi.objectives.checks import require_positive
 from wsi.objectives.heads import DivergenceHead
 from wsi.objectives.prior import Prior, log_prior, retargeted
 from wsi.objectives.rules import Predict
+from wsi.objectives.totals import mean_over_bags
 
 
 class NCMIHarmonic(Objective):
@@ -62,7 +63,9 @@ class NCMIHarmonic(Objective):
 
     def forward(self, output: BagOutput, y: Tensor) -> Tensor:
         """Return the mean loss in nats."""
-        return functional.cross_entropy(retargeted(self.own_scores(output), self.log_pi), y)
+        scores = retargeted(self.own_scores(output), self.log_pi)
+        losses = functional.cross_entropy(scores, y, reduction="none")
+        return mean_over_bags(losses, shared=self.training)
 
     def own_scores(self, output: BagOutput) -> Tensor:
         """Return -k log(d_c + eps) (B, C)."""

@@ -94,7 +94,7 @@ def _refuse_conflicts(given: dict[str, Any], embedding_dim: int) -> None:
 
 
 def _refuse_impossible(chosen: dict[str, Any], official: bool) -> None:
-    for name in ("temperature", "prototype_scale", "centroid_lr"):
+    for name in ("temperature", "prototype_scale", "centroid_lr", "m"):
         if name in chosen and not chosen[name] > 0:
             raise ConfigError(f"ncmi: {name}={chosen[name]} must be above 0")
     if chosen.get("eps") is not None and chosen["eps"] < 0:

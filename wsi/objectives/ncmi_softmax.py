@@ -12,6 +12,7 @@ from wsi.objectives.checks import require_positive
 from wsi.objectives.heads import DivergenceHead
 from wsi.objectives.prior import Prior, log_prior, retargeted
 from wsi.objectives.rules import Predict
+from wsi.objectives.totals import mean_over_bags
 
 
 class NCMISoftmax(Objective):
@@ -53,14 +54,16 @@ class NCMISoftmax(Objective):
         predict: Predict = "own",
     ) -> None:
         super().__init__(n_classes, embedding_dim, class_counts, predict=predict)
-        require_positive("ncmi_softmax", kappa=kappa, temperature=temperature)
+        require_positive("ncmi_softmax", kappa=kappa, temperature=temperature, m=m)
         self._kappa = kappa
         self.head = DivergenceHead(n_classes, embedding_dim, temperature, m)
         self.register_buffer("log_pi", log_prior(prior, class_counts))
 
     def forward(self, output: BagOutput, y: Tensor) -> Tensor:
         """Return the mean cross-entropy in nats."""
-        return functional.cross_entropy(retargeted(self.own_scores(output), self.log_pi), y)
+        scores = retargeted(self.own_scores(output), self.log_pi)
+        losses = functional.cross_entropy(scores, y, reduction="none")
+        return mean_over_bags(losses, shared=self.training)
 
     def own_scores(self, output: BagOutput) -> Tensor:
         """Return -kappa KL(p || q_c) / D (B, C)."""

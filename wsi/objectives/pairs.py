@@ -25,8 +25,7 @@ class PairObjective(Objective, ABC):
 
     Training on one bag at a time is refused at the first step. Later a lone bag may come, the
     remainder of an epoch: it has no pair, and neither has a step that happens to lack the kind of
-    pair that a term is a mean of. Such a term is then 0. Evaluation is bag by bag: in `eval` mode
-    a lone bag is no error.
+    pair that a term is a mean of. Such a term is then 0. In `eval` mode a lone bag is no error.
     """
 
     needs_pairs = True

@@ -10,6 +10,7 @@ from wsi.objectives.base import BagOutput, Objective
 from wsi.objectives.precision import full_logits
 from wsi.objectives.prior import Prior, log_prior, retargeted
 from wsi.objectives.rules import Predict
+from wsi.objectives.totals import mean_over_bags
 
 
 class PCSoftmax(Objective):
@@ -60,7 +61,8 @@ class PCSoftmax(Objective):
         n = full_logits(output)
         # Against n_y from the start: two large terms need not cancel afterwards.
         margins = n - n.gather(1, y[:, None])
-        return retargeted(margins, self.log_pi).logsumexp(-1).mean()
+        losses = retargeted(margins, self.log_pi).logsumexp(-1)
+        return mean_over_bags(losses, shared=self.training)
 
     def own_scores(self, output: BagOutput) -> Tensor:
         """Return n + log pi' (B, C); n less log C with the default, equal shares."""

@@ -109,9 +109,14 @@ class LinearProbe(nn.Module):
         return 1.0
 
     def settle(self, points: Tensor, y: Tensor) -> None:
-        """Fit the weights to training points (n, E) with classes y (n,)."""
+        """Fit the weights to training points (n, E) with classes y (n,).
+
+        Raises:
+            TrainingError: a class does not occur.
+        """
         from sklearn.linear_model import LogisticRegression
 
+        _counts(y, len(self.weight))
         x = points.double().cpu().numpy()
         mean, sd = x.mean(0), x.std(0)
         sd = np.where(sd > 1e-12, sd, 1.0)
@@ -142,12 +147,21 @@ def class_means(points: Tensor, y: Tensor, n_classes: int) -> Tensor:
     Raises:
         TrainingError: a class does not occur.
     """
+    counts = _counts(y, n_classes)
     members = nn.functional.one_hot(y, n_classes).double()
-    counts = members.sum(0)
+    return members.T @ points.double() / counts[:, None]
+
+
+def _counts(y: Tensor, n_classes: int) -> Tensor:
+    """Return the bags of each class (C,), or raise TrainingError where there is none."""
+    counts = torch.bincount(y, minlength=n_classes)
     absent = (counts == 0).nonzero().flatten().tolist()
     if absent:
-        raise TrainingError(f"class {absent[0]} has no training bag to take a class mean of")
-    return members.T @ points.double() / counts[:, None]
+        raise TrainingError(
+            f"class {absent[0]} has no training bag for the decision rule — give bags of every "
+            "class, or set objective.predict=own"
+        )
+    return counts
 
 
 def fitted_tau(scores: Tensor, y: Tensor, scale: float) -> float:

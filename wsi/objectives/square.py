@@ -12,6 +12,7 @@ from wsi.objectives.checks import require_positive
 from wsi.objectives.precision import full_logits
 from wsi.objectives.rules import Predict
 from wsi.objectives.tempered import TemperedObjective
+from wsi.objectives.totals import mean_over_bags
 
 
 class Square(TemperedObjective):
@@ -51,7 +52,8 @@ class Square(TemperedObjective):
         n = full_logits(output)
         label = functional.one_hot(y, self.n_classes).to(n)
         weight = 1 + (self._k - 1) * label
-        return (weight * (n - self._M * label) ** 2).mean()
+        losses = (weight * (n - self._M * label) ** 2).mean(-1)
+        return mean_over_bags(losses, shared=self.training)
 
     def raw_scores(self, output: BagOutput) -> Tensor:
         """Return the logits (B, C)."""

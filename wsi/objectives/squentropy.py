@@ -10,6 +10,7 @@ from torch.nn import functional
 from wsi.objectives.base import BagOutput, Objective, class_logits
 from wsi.objectives.precision import full_logits
 from wsi.objectives.rules import Predict
+from wsi.objectives.totals import mean_over_bags
 
 
 class Squentropy(Objective):
@@ -44,7 +45,8 @@ class Squentropy(Objective):
         n = full_logits(output)
         label = functional.one_hot(y, self.n_classes).bool()
         square = n.masked_fill(label, 0.0).square().sum(-1) / (self.n_classes - 1)
-        return functional.cross_entropy(n, y) + square.mean()
+        losses = functional.cross_entropy(n, y, reduction="none") + square
+        return mean_over_bags(losses, shared=self.training)
 
     def own_scores(self, output: BagOutput) -> Tensor:
         """Return the logits (B, C)."""

@@ -9,12 +9,15 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from wsi.errors import TrainingError, WsiError
 from wsi.files import publish
 from wsi.training.model import Model, ModelCard, from_card
 
-SCHEMA = "wsi-checkpoint/1"
+SCHEMA = "wsi-checkpoint/2"
+_FIRST = "wsi-checkpoint/1"  # before objectives had a choice of decision rules
+_RULES = tuple(f"objective.{part}" for part in ("settled", "class_mean.", "probe."))
 _KEY = "wsi"
 
 
@@ -59,10 +62,12 @@ def load(path: Path) -> tuple[Model, Origin]:
         schema = described["schema"]
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise _unusable(path, f"not a readable checkpoint ({error})") from error
-    if schema != SCHEMA:
+    if schema not in (SCHEMA, _FIRST):
         raise _unusable(path, f"of schema {schema!r}, not {SCHEMA!r}")
     try:
         model = from_card(_card(described["model"]))
+        if schema == _FIRST:
+            state = _with_rules(path, state, model)
         model.load_state_dict(state)
         origin = Origin(**described["origin"])
     except WsiError:
@@ -70,6 +75,19 @@ def load(path: Path) -> tuple[Model, Origin]:
     except (RuntimeError, KeyError, TypeError, ValueError) as error:
         raise _unusable(path, f"at odds with its own description ({error})") from error
     return model.eval(), origin
+
+
+def _with_rules(path: Path, state: dict[str, Tensor], model: Model) -> dict[str, Tensor]:
+    """Return a state of the first schema as today's: the objective's own rule decides."""
+    today = model.state_dict()
+    if {name for name in today if not name.startswith(_RULES)} - set(state) or set(state) - set(
+        today
+    ):
+        raise TrainingError(
+            f"{path} was written by an earlier version of wsi, whose objective "
+            f"'{model.card.objective}' kept other figures — train it again with `wsi train`"
+        )
+    return today | state
 
 
 def _card(described: dict[str, Any]) -> ModelCard:

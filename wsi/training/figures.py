@@ -27,6 +27,7 @@ def epoch_figures(
 
 def as_one(outputs: Iterable[tuple[BagOutput, Tensor]]) -> Iterator[tuple[Output, Tensor]]:
     """Yield all outputs as one of n bags: embedding (n, E), logits (n, C) or None, y (n,)."""
+    # Without attention and evidence, which are as large as the tiles.
     seen = [(output.embedding, output.logits, y) for output, y in outputs]
     if seen:
         embeddings, logits, labels = zip(*seen)

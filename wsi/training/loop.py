@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -21,10 +21,11 @@ from torch.nn.utils import clip_grad_norm_
 from wsi.aggregators.base import Output
 from wsi.data import BagBatch, BagDataset, training_batches
 from wsi.errors import TrainingError
+from wsi.findings import few
 from wsi.objectives.temperature import fit_temperature, mean_nll
 from wsi.specs import FitSpec
 from wsi.training.alarms import alarms
-from wsi.training.figures import epoch_figures, prediction_figures
+from wsi.training.figures import as_one, epoch_figures, prediction_figures
 from wsi.training.model import Model
 from wsi.training.optimiser import adamw, learning_rate, set_rate
 from wsi.training.predict import evaluated
@@ -202,9 +203,11 @@ class _Checked:
 def _validate(
     model: Model, val: BagDataset, fabric: Fabric, spec: FitSpec, score: Score, epoch: int
 ) -> _Checked:
-    output, labels = _joined(_outputs(model, val, fabric))
+    # All at once, which also gives losses over pairs their pairs.
+    ((output, labels),) = as_one(_outputs(model, val, fabric))
     loss = model.objective(output, labels).item()
     p, y = model.probabilities(output).cpu().numpy(), labels.cpu().numpy()
+    _check_finite(p, val, epoch)
     log_p = np.log(np.maximum(p, np.finfo(np.float64).tiny))
     _, fitted = fit_temperature(log_p, y, low=_TIE_RANGE[0], high=_TIE_RANGE[1])
     by_loss = spec.monitor == "loss"
@@ -219,16 +222,17 @@ def _validate(
     return _Checked(loss, monitor, key, figures)
 
 
-def _joined(outputs: Iterable[tuple[Output, Tensor]]) -> tuple[Output, Tensor]:
-    """Return embeddings and logits of all bags in one output, and their classes.
-
-    The objective sees them all at once, which also gives losses over pairs their pairs.
-    """
-    # Without attention and evidence, which are as large as the tiles.
-    seen = [(output.embedding, output.logits, y) for output, y in outputs]
-    embeddings, logits, labels = zip(*seen, strict=True)
-    whole = None if logits[0] is None else torch.cat(logits)
-    return Output(embedding=torch.cat(embeddings), logits=whole), torch.cat(labels)
+def _check_finite(p: np.ndarray, val: BagDataset, epoch: int) -> None:
+    """Raise TrainingError, naming the bags at fault, where a probability is not a number."""
+    bad = np.flatnonzero(~np.isfinite(p).all(axis=1)).tolist()
+    if bad:
+        # A tile that is no number spreads to small bags laid beside its own.
+        broken = [index for index in bad if not np.isfinite(val.tiles(index)[0]).all()]
+        raise TrainingError(
+            f"epoch {epoch}: no finite prediction for validation bags "
+            f"{few([val.slide_ids[index] for index in broken or bad])} — "
+            + ("verify them" if broken else "lower fit.lr")
+        )
 
 
 def _train_figures(model: Model, train: BagDataset, fabric: Fabric) -> dict[str, Any]:
