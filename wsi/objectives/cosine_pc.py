@@ -13,6 +13,7 @@ from wsi.objectives.heads import CosineHead
 from wsi.objectives.prior import Prior, log_prior, retargeted
 from wsi.objectives.rules import Predict
 from wsi.objectives.totals import mean_over_bags
+from wsi.objectives.weights import Weight, class_weights
 
 
 class CosinePC(Objective):
@@ -29,7 +30,9 @@ class CosinePC(Objective):
         class_counts: training bags per class.
         temperature: T.
         m: dimensions of the projection; max(32, 4 C) when not given.
-        prior: pi, the prior of the bags trained on.
+        weight: of a bag by its class; `none`, `balanced` or one number per class.
+        prior: pi, the prior of the bags trained on; by default the training frequencies, and
+            equal shares with weight=balanced, which trains as if classes were equally frequent.
         predict: which rule decides; see `wsi.objectives.rules`.
 
     Source: ours; normalised softmax as in Wang et al. 2017 (arXiv 1704.06369), prior as in Menon
@@ -37,8 +40,8 @@ class CosinePC(Objective):
     """
 
     wants = "embedding"
-    own_prior = "uniform"
     log_pi: Tensor
+    weights: Tensor
 
     def __init__(
         self,
@@ -48,20 +51,25 @@ class CosinePC(Objective):
         *,
         temperature: float = 0.067,
         m: int | None = None,
-        prior: Prior = "training",
+        weight: Weight = "none",
+        prior: Prior | None = None,
         predict: Predict = "own",
     ) -> None:
         super().__init__(n_classes, embedding_dim, class_counts, predict=predict)
         require_positive("cosine_pc", temperature=temperature, m=m)
         self._temperature = temperature
         self.head = CosineHead(n_classes, embedding_dim, m)
-        self.register_buffer("log_pi", log_prior(prior, class_counts))
+        usual: Prior = "uniform" if weight == "balanced" else "training"
+        # Weights of one's own, or a prior that is not that of the bags as weighted, shift it.
+        self.own_prior = "uniform" if prior in (None, usual) and isinstance(weight, str) else None
+        self.register_buffer("weights", class_weights(weight, class_counts))
+        self.register_buffer("log_pi", log_prior(prior or usual, class_counts))
 
     def forward(self, output: BagOutput, y: Tensor) -> Tensor:
         """Return the mean cross-entropy in nats."""
         scores = retargeted(self.own_scores(output), self.log_pi)
         losses = functional.cross_entropy(scores, y, reduction="none")
-        return mean_over_bags(losses, shared=self.training)
+        return mean_over_bags(self.weights.to(losses)[y] * losses, shared=self.training)
 
     def own_scores(self, output: BagOutput) -> Tensor:
         """Return u / T (B, C)."""
