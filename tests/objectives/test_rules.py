@@ -77,14 +77,28 @@ def test_tau_is_the_best_of_a_grid_within_its_range():
     assert fitted_tau(scores, y, rule.scale) == pytest.approx(grid[np.argmin(nll)], rel=5e-3)
 
 
+def test_tau_of_bags_far_apart_ends_at_its_range():
+    scores, y = 1e6 * torch.eye(C, dtype=torch.float64), torch.arange(C)
+    assert fitted_tau(1e9 * scores, y, 8.0) == pytest.approx(800, rel=1e-3)
+    assert fitted_tau(1e-9 * scores, y, 8.0) == pytest.approx(0.2, rel=1e-3)
+
+
+def test_tau_after_training_is_that_of_bare_distances():
+    objective, z, y = settled(perfect, "class_mean", spread=3.0)
+    rule = objective.class_mean
+    expected = fitted_tau(-rule.distances(z), y, rule.scale)
+    assert float(rule.tau) == pytest.approx(expected, rel=1e-4)
+    assert expected > rule.scale / 30  # within the range, where the unit shows
+
+
 # -- which one is settled -------------------------------------------------------------------------
 
 
-def settled(logits_of_val, predict="auto", val=True, classes=C):
+def settled(logits_of_val, predict="auto", val=True, classes=C, spread=1.0):
     """Return CE settled on embeddings that tell classes apart a little, and on given logits."""
     objective = OBJECTIVES.load("ce")(C, E, [10, 10, 10], predict=predict)
-    z, y = bags()
-    z_val, y_val = bags(24, seed=1, classes=classes)
+    z, y = bags(spread=spread)
+    z_val, y_val = bags(24, spread=spread, seed=1, classes=classes)
     pairs = [(output(z_val, logits_of_val(y_val)), y_val)]
     objective.after_fit([(output(z), y)], pairs if val else None)
     return objective, z_val, y_val
@@ -117,11 +131,12 @@ def test_auto_chooses_by_the_class_balanced_nll():
 
 
 def test_balanced_nll_is_the_mean_over_classes_present():
-    scores = torch.tensor([[3.0, 0, 0], [0, 1, 0], [2, 0, 0], [1, 0, 0]], dtype=torch.float64)
-    y = torch.tensor([0, 1, 0, 1])  # no bag of class 2
+    rows = [[3.0, 0, 0], [0, 1, 0], [2, 0, 0], [1, 0, 0], [2, 1, 0]]
+    scores, y = torch.tensor(rows, dtype=torch.float64), torch.tensor([0, 1, 0, 1, 0])
     t = fitted_tau(scores, y, 1.0)
-    nll = -log_softmax(scores.numpy() / t, axis=1)[np.arange(4), y]
-    expected = (nll[[0, 2]].mean() + nll[[1, 3]].mean()) / 2
+    nll = -log_softmax(scores.numpy() / t, axis=1)[np.arange(5), y]
+    expected = (nll[[0, 2, 4]].mean() + nll[[1, 3]].mean()) / 2  # no bag of class 2
+    assert abs(expected - nll.mean()) > 0.05
     assert balanced_nll(scores, y) == pytest.approx(expected, rel=1e-4)
 
 
