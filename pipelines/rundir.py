@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import Any
 
 import pipelines.config
 from wsi.errors import ConfigError
-from wsi.files import publish_json
+from wsi.files import TEMPORARY_PREFIX, publish_json
 from wsi.specs import Config
 
+_BEGUN = frozenset({"run.log", "run.jsonl", "environment.json", "inputs.json", "config.yaml"})
 _LIBRARIES = ("wsi", "torch", "timm", "numpy", "scikit-learn", "h5py", "zarr", "openslide-python")
 
 
@@ -70,7 +72,7 @@ class RunDir:
         if self.config.is_file() and self.inputs.is_file():
             self._refuse_another_run(config, inputs)
             return True
-        if self.root.is_dir() and any(p.stem != "run" for p in self.root.iterdir()):
+        if holds_other_things(self.root, _BEGUN):
             raise ConfigError(f"{self.root} is neither empty nor a run — give another --out")
         self.root.mkdir(parents=True, exist_ok=True)
         publish_json(self.environment, environment())
@@ -106,6 +108,18 @@ class RunDir:
                 f"{self.root} holds a run with other settings or inputs "
                 f"({', '.join(changed[:5])}) — give another --out"
             )
+
+
+def holds_other_things(root: Path, begun: Collection[str]) -> bool:
+    """Return whether a folder holds more than what a command killed while it began has left.
+
+    Args:
+        begun: names of what the command writes before the folder can be told to be its own.
+    """
+    if not root.is_dir():
+        return False
+    names = (path.name for path in root.iterdir())
+    return any(name not in begun and not name.startswith(TEMPORARY_PREFIX) for name in names)
 
 
 def environment() -> dict[str, Any]:

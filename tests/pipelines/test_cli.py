@@ -45,6 +45,7 @@ COMMANDS = {
     "splits make": pipelines.cli.splits_make,
     "splits audit": pipelines.cli.splits_audit,
     "train": pipelines.cli.train,
+    "study": pipelines.cli.study,
     "evaluate": pipelines.cli.evaluate,
     "compare": pipelines.cli.compare,
     "explain": pipelines.cli.explain,

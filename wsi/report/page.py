@@ -16,6 +16,7 @@ from wsi.evaluation import METRICS, Predictions
 from wsi.evaluation.sample import make_sample
 from wsi.files import publish_bytes
 from wsi.report import figures, tables
+from wsi.report.accuracy_ncmi import accuracy_against_ncmi
 from wsi.report.pictures import data_uris
 from wsi.report.summary import Epochs, Example, RunSummary
 from wsi.report.tables import Table
@@ -128,25 +129,8 @@ def _comparison(comparison: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 def _accuracy_ncmi(comparison: Mapping[str, Any]) -> list[_Figure]:
     """Return accuracy against NCMI, where two models or more have both."""
-    found = comparison.get("accuracy_ncmi", {"points": []})
-    points = [point for point in found["points"] if point["ncmi"] is not None]
-    if len(points) < 2:
-        return []
-    left_out = len(found["points"]) - len(points)
-    caption = (
-        "Accuracy against NCMI of the predicted probabilities, one point per run and seed, folds "
-        "pooled; lower NCMI is better. It depends on the temperature of the probabilities, so it "
-        "ranks models of one task only."
-    )
-    if left_out:
-        caption += f" {left_out} models without a defined NCMI are left out."
-    if found["spearman"] is not None:
-        rho = tables.number(found["spearman"])
-        caption += (
-            f" Rank correlation (Spearman) {rho} over {found['ranked']} models, which share their "
-            "slides and are not independent."
-        )
-    return [_Figure(Markup(figures.accuracy_ncmi(points, "accuracy-ncmi")), caption)]
+    drawn = accuracy_against_ncmi(comparison.get("accuracy_ncmi"), "accuracy-ncmi")
+    return [_Figure(*drawn)] if drawn else []
 
 
 def _run(index: int, run: RunSummary, pictures: Iterator[str]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from wsi.files import publish_bytes
 from wsi.report import figures
+from wsi.report.accuracy_ncmi import accuracy_against_ncmi
 from wsi.report.tables import (
     UNKNOWN,
     Cell,
@@ -99,6 +100,9 @@ def _section(index: int, selection: str, result: Json, *, drawn: bool = True) ->
                     f"differences to {found['rival']}, the best rival on validation.",
                 }
             )
+    against = accuracy_against_ncmi(found.get("accuracy_ncmi"), f"s{index}-ncmi") if drawn else None
+    if against:
+        drawings.append({"svg": against[0], "wide": False, "caption": against[1]})
     tables.append(_rates(found, result["monitor"]))
     return {
         "id": f"selection-{selection}",
