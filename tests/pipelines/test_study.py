@@ -18,9 +18,10 @@ import pytest
 from sklearn.metrics import f1_score
 
 from pipelines.cli import run_command
-from pipelines.config import read_config
+from pipelines.config import load_config, read_config
 from pipelines.study.choices import Standing, best, choose_rates
 from pipelines.study.folder import StudyDir
+from pipelines.study.plan import check_arms
 from wsi.errors import ConfigError
 from wsi.files import TEMPORARY_PREFIX
 from wsi.training import load
@@ -511,6 +512,16 @@ def test_worker_processes_change_nothing(shared_study: Study, done: Path, tmp_pa
 
 
 # -- what is said and refused ------------------------------------------------------------------
+
+
+def test_the_preset_holds_what_a_claim_about_ncmi_starts_from() -> None:
+    config = load_config(["study"])
+    labels = [arm.label for arm in config.study.arms]
+    assert labels == ["ce", "balanced-ce", "pc_softmax", "cosine_pc", "ncmi", "ncmi_softmax"]
+    assert set(check_arms(config)) == set(labels)  # all of them can be made
+    assert set(config.study.rivals) == {"ce", "balanced-ce", "pc_softmax"}
+    assert len(config.study.rates) == 4
+    assert config.fit.seeds == tuple(range(8))
 
 
 def test_until_rates_stops_before_any_final_fit(
