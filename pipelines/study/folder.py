@@ -16,8 +16,7 @@ from wsi.specs import Config
 _OPEN = ("arms", "rates", "rate_seeds", "least_seeds", "selection", "rivals", "controls")
 _ALSO_OPEN = ("metrics", "truth", "keep_models")
 _PLACES = ("bags", "cohort_table")  # what lies there is known by its hashes
-_RECORDS = ("environment.json", "config.yaml", "inputs.json")
-_BEGUN = frozenset({"study.log", "study.jsonl", "claims", "cells", *_RECORDS})
+_LOGS = frozenset({"study.log", "study.jsonl", "claims", "cells"})
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class StudyDir:
         """
         if self.config.is_file() and self.inputs.is_file():
             self._refuse_another(config, inputs)
-        elif holds_other_things(self.root, _BEGUN):
+        elif holds_other_things(self.root, _LOGS):
             raise ConfigError(f"{self.root} is neither empty nor a study — give another --out")
         self.root.mkdir(parents=True, exist_ok=True)
         publish_json(self.root / "environment.json", environment())

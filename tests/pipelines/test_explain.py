@@ -15,7 +15,8 @@ import pandas as pd
 import pytest
 from shapely.geometry import box
 
-from pipelines.cli import TileMap, run_command
+from pipelines.cli import run_command
+from pipelines.commands.base import TileMap
 from pipelines.explain_files import write_shapes
 from tests.pipelines.conftest import CLASSES, DIM, provenance
 from wsi.bags import Bag, create_store, open_store

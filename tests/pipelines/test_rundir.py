@@ -42,6 +42,13 @@ def test_a_run_killed_while_it_began_goes_on(tmp_path: Path) -> None:
     assert read_config(run.config) == load_config()
 
 
+def test_settings_that_somebody_keeps_in_a_folder_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("fit: {epochs: 3}\n")
+    with pytest.raises(ConfigError, match="neither empty nor a run"):
+        RunDir(tmp_path).begin(load_config(), INPUTS)
+    assert (tmp_path / "config.yaml").read_text() == "fit: {epochs: 3}\n"
+
+
 @pytest.mark.parametrize(
     ("words", "inputs", "told"),
     [
