@@ -16,7 +16,7 @@ from wsi.specs import Config
 _OPEN = ("arms", "rates", "rate_seeds", "least_seeds", "selection", "rivals", "controls")
 _ALSO_OPEN = ("metrics", "truth", "keep_models")
 _PLACES = ("bags", "cohort_table")  # what lies there is known by its hashes
-_LOGS = frozenset({"study.log", "study.jsonl", "claims", "cells"})
+_LOGS = frozenset({"study.log", "study.jsonl", "study.yaml", "claims", "cells"})
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pipelines.study.choices import Choice, Standing
 from pipelines.study.folder import StudyDir
 from wsi.evaluation import Predictions, write_predictions
 from wsi.files import publish_bytes, publish_json
-from wsi.report.tables import p_value
+from wsi.report.cells import p_value
 
 Json = Mapping[str, Any]
 _COLUMNS: tuple[str, ...] = (

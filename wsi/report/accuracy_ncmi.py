@@ -7,7 +7,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from wsi.report import figures, tables
+from wsi.report import figures
+from wsi.report.cells import number
 
 _CAPTION = (
     "Accuracy against NCMI of the predicted probabilities, one point per run and seed, folds "
@@ -34,7 +35,7 @@ def accuracy_against_ncmi(found: Mapping[str, Any] | None, uid: str) -> tuple[Ma
         caption += f" {left_out} models without a defined NCMI are left out."
     if found["spearman"] is not None:
         caption += (
-            f" Rank correlation (Spearman) {tables.number(found['spearman'])} over "
+            f" Rank correlation (Spearman) {number(found['spearman'])} over "
             f"{found['ranked']} models, which share their slides and are not independent."
         )
     return Markup(figures.accuracy_ncmi(points, uid)), caption

@@ -11,7 +11,8 @@ from markupsafe import Markup
 from wsi.files import publish_bytes
 from wsi.report import figures
 from wsi.report.accuracy_ncmi import accuracy_against_ncmi
-from wsi.report.tables import (
+from wsi.report.cells import (
+    MINUS,
     UNKNOWN,
     Cell,
     Table,
@@ -25,7 +26,6 @@ from wsi.report.tables import (
 from wsi.report.templates import script, template
 
 Json = Mapping[str, Any]
-_MINUS = "−"
 
 
 def write_study(path: Path, result: Json) -> None:
@@ -152,7 +152,7 @@ def _controls(metric: str, control: str, rows: Sequence[Json]) -> Table:
 def _difference_table(caption: str, rows: Sequence[Json]) -> Table:
     made = tuple(
         (
-            Cell(f"{row['name']} {_MINUS} {row['minus']}"),
+            Cell(f"{row['name']} {MINUS} {row['minus']}"),
             Cell(_signed(row), row["value"]),
             Cell(p_value(row["p"]), row["p"]),
             Cell(p_value(row["p_holm"]), row["p_holm"]),
