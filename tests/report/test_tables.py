@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from wsi.evaluation import compare
-from wsi.report import PartRow, tables
+from wsi.report import PartRow, cells, tables
 
 
 @pytest.mark.parametrize(
