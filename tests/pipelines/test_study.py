@@ -295,6 +295,8 @@ def test_the_table_and_the_page_hold_every_arm(done: Path, results: Any) -> None
         run = next(run for run in runs if run["name"] == row["arm"])
         assert float(row["value"]) == pytest.approx(run["value"])
     page, text = (done / "report.html").read_text(), (done / "results.md").read_text()
+    for note in (note for found in results["selections"].values() for note in found["notes"]):
+        assert f"- {note}" in text
     for arm in ARMS:
         assert arm in page
         assert f"| {arm}" in text

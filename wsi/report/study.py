@@ -59,6 +59,7 @@ def as_markdown(result: Json) -> str:
         section = _section(0, name, result, drawn=False)
         parts.append(f"## {section['heading']}")
         parts += [_markdown(table) for table in section["tables"]]
+        parts += [f"- {note}" for note in section["notes"]]
     if result["selection_table"]:
         both = (_selection_table(result), _side_by_side(result))
         parts += ["## What selection brings", *map(_markdown, both)]
@@ -73,7 +74,8 @@ def _lead(result: Json) -> str:
         f"{', '.join(f'{rate:g}' for rate in result['rates'])} on validation; "
         f"{result['fits']['all']} fits of {result['epochs']} epochs, "
         f"{result['bags_per_step']} bags per step.{noisy} Differences are paired, intervals "
-        f"patient-clustered ({percent(result['level'])}), p values corrected over all arms (Holm)."
+        f"patient-clustered ({percent(result['level'])}), p values corrected over all arms (Holm), "
+        "in each metric and way of validating by itself."
     )
 
 
