@@ -14,7 +14,7 @@ from pipelines.summary import names_of, summarise
 from wsi.errors import ConfigError
 from wsi.evaluation import compare
 from wsi.files import publish_bytes, publish_json
-from wsi.report.tables import p_value
+from wsi.report.cells import p_value
 from wsi.specs import EvaluateSpec
 
 

@@ -42,6 +42,20 @@ RUNS = {
 }
 """Name of each run and what it sets; mean pooling is the floor the others must beat."""
 
+NEXT = (
+    "Look at your slides: `wsi scan SLIDES`",
+    "Check the plan: `wsi preprocess --slides SLIDES --out OUT --dry-run`",
+    "Make bags: `wsi preprocess --slides SLIDES --out OUT`",
+    "Write a table with slide_id, patient_id, label and site, then check it: "
+    "`wsi cohort check cohort.csv`",
+    "Train: `wsi train --cohort cohort.csv --bags OUT/bags --out RUN objective=ncmi "
+    "data.classes=[a,b]`",
+    "See where the evidence is: `wsi explain RUN --slides SLIDES --out MAPS`",
+    "Ask fairly which objective helps: `wsi study study --cohort cohort.csv --bags OUT/bags "
+    "--out STUDY data.classes=[a,b] --dry-run`",
+)
+"""What to do with one's own slides; commands between backticks."""
+
 _SMALL_MODEL = ("aggregator.hidden=64",)
 _TOP = 5
 
@@ -180,20 +194,9 @@ def _report(out: Path, found: dict[str, Found], console: Console) -> dict[str, A
     )
     hushed = Console(hushed=True, log=out / "run.log")
     compare.write_comparison_report(
-        out / "report.html", runs, result, hushed, lead, "wsi demo", _NEXT
+        out / "report.html", runs, result, hushed, lead, "wsi demo", NEXT
     )
     return result
-
-
-_NEXT = (
-    "Look at your slides: `wsi scan SLIDES`",
-    "Check the plan: `wsi preprocess --slides SLIDES --out OUT --dry-run`",
-    "Make bags: `wsi preprocess --slides SLIDES --out OUT`",
-    "Write a table with slide_id, patient_id, label and site, then check it: "
-    "`wsi cohort check cohort.csv`",
-    "Train: `wsi train --cohort cohort.csv --bags OUT/bags --out RUN objective=ncmi "
-    "data.classes=[a,b]`",
-)
 
 
 def _close(
@@ -217,6 +220,6 @@ def _close(
         }
     )
     console.say(f"done in {seconds:.0f} s. With your own slides:")
-    for line in _NEXT:
+    for line in NEXT:
         console.say(f"  {line.replace('`', '')}")
     console.say(f"report: {out / 'report.html'}")

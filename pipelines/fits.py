@@ -18,7 +18,7 @@ from pipelines.tileuse import TileUse, tile_use
 from wsi.bags import BagStore, PackedCohort, TileFilter, check_uniform, open_store
 from wsi.cohorts import Cohort, SlideRow, match_ids, read_cohort
 from wsi.errors import BagCorruptError, CohortError, ConfigError
-from wsi.evaluation import METRICS, Predictions
+from wsi.evaluation import METRICS, Head, Predictions
 from wsi.findings import few
 from wsi.specs import Config, SplitSpec
 from wsi.splits import Fold, Splits, make_splits, read_splits
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from wsi.training import FitResult, Model
 
 CACHE_BYTES = 4 << 30
+UNKNOWN_PRIOR = "unknown"
 _SMALL_VALIDATION = 10
 
 
@@ -299,6 +300,25 @@ def out_of_fold(
     if not gathered:
         raise ConfigError("there is nothing to train — the splits have no folds")
     return Predictions(tuple(classes), pd.concat(gathered, ignore_index=True), not_evaluable=absent)
+
+
+def head_of(
+    priors: Iterable[str | None], training: Mapping[int, Counter[int]], C: int
+) -> Head | None:
+    """Return what predictions of several models are; None where one of them does not say.
+
+    Args:
+        priors: what each model says its probabilities are meant under; `UNKNOWN_PRIOR` of models
+            made before that was recorded.
+        training: training slides of each class, by fold.
+    """
+    found = set(priors)
+    if UNKNOWN_PRIOR in found:
+        return None
+    # With the rule chosen on validation, models may decide by rules of different priors.
+    prior: Any = found.pop() if len(found) == 1 else None
+    counts = {fold: tuple(of[k] for k in range(C)) for fold, of in training.items()}
+    return Head(prior, counts)
 
 
 def _site(row: SlideRow) -> str:

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -13,9 +14,11 @@ from typing import Any
 
 import pipelines.config
 from wsi.errors import ConfigError
-from wsi.files import publish_json
+from wsi.files import TEMPORARY_PREFIX, publish_json
 from wsi.specs import Config
 
+_FIRST = "environment.json"
+_RECORDS = frozenset({_FIRST, "inputs.json", "config.yaml"})
 _LIBRARIES = ("wsi", "torch", "timm", "numpy", "scikit-learn", "h5py", "zarr", "openslide-python")
 
 
@@ -70,7 +73,7 @@ class RunDir:
         if self.config.is_file() and self.inputs.is_file():
             self._refuse_another_run(config, inputs)
             return True
-        if self.root.is_dir() and any(p.stem != "run" for p in self.root.iterdir()):
+        if holds_other_things(self.root, {"run.log", "run.jsonl"}):
             raise ConfigError(f"{self.root} is neither empty nor a run — give another --out")
         self.root.mkdir(parents=True, exist_ok=True)
         publish_json(self.environment, environment())
@@ -106,6 +109,18 @@ class RunDir:
                 f"{self.root} holds a run with other settings or inputs "
                 f"({', '.join(changed[:5])}) — give another --out"
             )
+
+
+def holds_other_things(root: Path, logs: AbstractSet[str]) -> bool:
+    """Return whether a folder holds more than a command has left that was killed as it began.
+
+    Args:
+        logs: names of what the command may have written before its records.
+    """
+    names = {path.name for path in root.iterdir()} if root.is_dir() else set()
+    # Settings alone may be somebody's own; ours come after what the first record says.
+    ours = logs | _RECORDS if _FIRST in names else logs
+    return any(name not in ours and not name.startswith(TEMPORARY_PREFIX) for name in names)
 
 
 def environment() -> dict[str, Any]:

@@ -16,11 +16,13 @@ import numpy as np
 
 from pipelines.console import Console
 from pipelines.fits import (
+    UNKNOWN_PRIOR,
     Material,
     Parts,
     as_csv,
     fitted,
     gather,
+    head_of,
     history_lines,
     out_of_fold,
     probability_table,
@@ -277,16 +279,8 @@ def _write_embeddings(path: Path, parts: dict[str, Any]) -> None:
 
 
 def _head(cells: Sequence[Cell], C: int) -> Head | None:
-    """Return the prior the models predict at; None where unknown, or not the same for all."""
+    """Return what the predictions of the cells are, as the cells say."""
     done = [json.loads((cell.folder / "done.json").read_text(encoding="utf-8")) for cell in cells]
-    priors = {one.get("predicts_prior", "unknown") for one in done}
-    if "unknown" in priors:
-        return None
-    # With the rule chosen on validation, folds may decide by rules of different priors.
-    prior = priors.pop() if len(priors) == 1 else None
-    return Head(prior, {cell.fold.index: _training_counts(cell, C) for cell in cells})
-
-
-def _training_counts(cell: Cell, C: int) -> tuple[int, ...]:
-    counts = Counter(cell.labels[slide_id] for slide_id in cell.fold.train)
-    return tuple(counts[k] for k in range(C))
+    priors = [one.get("predicts_prior", UNKNOWN_PRIOR) for one in done]
+    training = {c.fold.index: Counter(c.labels[s] for s in c.fold.train) for c in cells}
+    return head_of(priors, training, C)

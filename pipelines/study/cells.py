@@ -45,7 +45,8 @@ def summary_of(plan: Plan, cell: CellId) -> Summary | None:
     """Return what a finished fit says of itself; None where there is none of these settings."""
     try:
         found = json.loads((plan.folder(cell) / DONE).read_text(encoding="utf-8"))
-        return found if found["key"] == plan.key(cell) else None
+        whole = found["failed"] or (plan.folder(cell) / PREDICTIONS).is_file()
+        return found if whole and found["key"] == plan.key(cell) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -106,6 +107,7 @@ class Bench:
         summary = {
             "best_epoch": result.best_epoch,
             "monitor": result.monitor,
+            "predicts_prior": model.objective.predicts_prior,
             **_figures(y, val.probabilities),
             "fit_seconds": round(sum(row["seconds"] for row in result.history), 4),
         }

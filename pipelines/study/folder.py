@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pipelines.config
-from pipelines.rundir import differences, environment
+from pipelines.rundir import differences, environment, holds_other_things
 from wsi.errors import ConfigError
 from wsi.files import publish_json
 from wsi.specs import Config
@@ -16,7 +16,7 @@ from wsi.specs import Config
 _OPEN = ("arms", "rates", "rate_seeds", "least_seeds", "selection", "rivals", "controls")
 _ALSO_OPEN = ("metrics", "truth", "keep_models")
 _PLACES = ("bags", "cohort_table")  # what lies there is known by its hashes
-_LOGS = ("study", "claims", "cells")
+_LOGS = frozenset({"study.log", "study.jsonl", "study.yaml", "claims", "cells"})
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,10 @@ class StudyDir:
         """Return the table of splits of one way of validating."""
         return self.root / f"splits-{selection}.csv"
 
+    def predictions(self, selection: str, arm: str) -> Path:
+        """Return the table of test predictions of an arm, as `wsi compare` takes it."""
+        return self.root / "predictions" / selection / f"{arm}.csv"
+
     def begin(self, config: Config, inputs: dict[str, Any]) -> None:
         """Record settings and inputs.
 
@@ -52,7 +56,7 @@ class StudyDir:
         """
         if self.config.is_file() and self.inputs.is_file():
             self._refuse_another(config, inputs)
-        elif self.root.is_dir() and any(p.stem not in _LOGS for p in self.root.iterdir()):
+        elif holds_other_things(self.root, _LOGS):
             raise ConfigError(f"{self.root} is neither empty nor a study — give another --out")
         self.root.mkdir(parents=True, exist_ok=True)
         publish_json(self.root / "environment.json", environment())

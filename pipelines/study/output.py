@@ -11,8 +11,9 @@ from pipelines.console import Console
 from pipelines.scoring import interval
 from pipelines.study.choices import Choice, Standing
 from pipelines.study.folder import StudyDir
+from wsi.evaluation import Predictions, write_predictions
 from wsi.files import publish_bytes, publish_json
-from wsi.report.tables import p_value
+from wsi.report.cells import p_value
 
 Json = Mapping[str, Any]
 _COLUMNS: tuple[str, ...] = (
@@ -84,6 +85,12 @@ def _difference(differences: Sequence[Json], arm: str) -> list[str]:
     if row is None:
         return ["rival", "", ""]
     return [interval(dict(row)), p_value(row["p"]), p_value(row["p_holm"])]
+
+
+def write_arms(folder: StudyDir, selection: str, runs: Sequence[tuple[str, Predictions]]) -> None:
+    """Write the test predictions of every arm, for `wsi compare` and `wsi evaluate`."""
+    for arm, predictions in runs:
+        write_predictions(predictions, folder.predictions(selection, arm))
 
 
 def write_results(folder: StudyDir, result: dict[str, Any], console: Console) -> None:

@@ -2,45 +2,53 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from pipelines.fits import Material, out_of_fold, read_probabilities
+from pipelines.fits import (
+    UNKNOWN_PRIOR,
+    Material,
+    head_of,
+    out_of_fold,
+    read_probabilities,
+)
 from pipelines.study.cells import PREDICTIONS, Summary
 from pipelines.study.choices import Choice, Standing, best, standings
 from pipelines.study.plan import CellId, Plan
 from wsi.cohorts import Cohort
 from wsi.evaluation import Predictions, compare, join_labels
+from wsi.evaluation.information_scores import accuracy_ncmi
+from wsi.evaluation.sample import make_sample
 from wsi.specs import Config, EvaluateSpec, StudySpec
 
 Json = dict[str, Any]
 
 
 def selection_results(
-    plan: Plan,
     config: Config,
-    material: Material,
-    truth: Cohort,
     chosen: Mapping[str, Choice],
     final: Mapping[CellId, Summary],
+    runs: Sequence[tuple[str, Predictions]],
 ) -> Json:
     """Return everything about one way of validating, ready for results.json.
 
     Args:
-        truth: the slides with the labels that test predictions are scored against.
         chosen: rate of each arm.
         final: the final fits of this selection.
+        runs: what `predictions_of` returns for them.
     """
     lower = config.fit.monitor == "loss"
     by_arm = {one.arm: one for one in standings(final)}
-    sound = [arm for arm in chosen if by_arm[arm].failed is None]
+    sound = [arm for arm, _ in runs]
     rival = best([by_arm[arm] for arm in sound if arm in config.study.rivals], lower=lower)
-    runs = [(arm, _predictions(plan, material, truth, final, arm)) for arm in sound]
     result: Json = {
         "rival": rival.arm if rival else None,
         "best_on_validation": getattr(best([by_arm[a] for a in sound], lower=lower), "arm", None),
         "arms": {arm: _arm(chosen[arm], by_arm[arm]) for arm in chosen},
         "metrics": {},
+        "accuracy_ncmi": accuracy_ncmi({arm: make_sample(made) for arm, made in runs}),
         "notes": [],
     }
     if rival is not None and len(runs) > 1:
@@ -62,22 +70,37 @@ def _arm(choice: Choice, validation: Standing) -> Json:
     }
 
 
-def _predictions(
-    plan: Plan,
-    material: Material,
-    truth: Cohort,
-    final: Mapping[CellId, Summary],
-    arm: str,
-) -> Predictions:
-    """Return the labelled test predictions of one arm over all folds and seeds."""
-    tables = []
-    for cell in final:
-        if cell.arm == arm:
-            table = read_probabilities(plan.folder(cell) / PREDICTIONS)
-            tests = table[table["part"] == "test"].drop(columns="part")
-            tables.append((cell.fold, cell.seed, tests))
-    made = out_of_fold(tables, material.cohort, material.cohort.classes, material.absent)
-    return join_labels(made, truth)
+def predictions_of(
+    plan: Plan, material: Material, truth: Cohort, final: Mapping[CellId, Summary]
+) -> list[tuple[str, Predictions]]:
+    """Return the labelled test predictions of every arm none of whose `final` fits failed.
+
+    Args:
+        truth: the slides with the labels that test predictions are scored against.
+        final: the final fits of one selection.
+    """
+    by_arm: dict[str, dict[CellId, Summary]] = {}
+    for cell, summary in final.items():
+        by_arm.setdefault(cell.arm, {})[cell] = summary
+    return [
+        (arm, join_labels(_unlabelled(plan, material, fits), truth))
+        for arm, fits in by_arm.items()
+        if not any(summary["failed"] for summary in fits.values())
+    ]
+
+
+def _unlabelled(plan: Plan, material: Material, fits: Mapping[CellId, Summary]) -> Predictions:
+    """Return the test predictions of one arm over all folds and seeds."""
+    cohort, tables = material.cohort, []
+    for cell in fits:
+        table = read_probabilities(plan.folder(cell) / PREDICTIONS)
+        tests = table[table["part"] == "test"].drop(columns="part")
+        tables.append((cell.fold, cell.seed, tests))
+    priors = [summary.get("predicts_prior", UNKNOWN_PRIOR) for summary in fits.values()]
+    folds = {cell.fold: plan.fold(cell) for cell in fits}
+    training = {k: Counter(plan.labels[s] for s in fold.train) for k, fold in folds.items()}
+    made = out_of_fold(tables, cohort, cohort.classes, material.absent)
+    return replace(made, head=head_of(priors, training, len(cohort.classes)))
 
 
 def against(

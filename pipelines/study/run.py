@@ -13,7 +13,7 @@ from pipelines.fits import Material, gather, warn_of_data
 from pipelines.study.cells import Bench, Sharing, Summary, benches, summaries
 from pipelines.study.choices import Choice, choose_rates, standings
 from pipelines.study.folder import StudyDir
-from pipelines.study.output import show_rates, show_results, write_results
+from pipelines.study.output import show_rates, show_results, write_arms, write_results
 from pipelines.study.plan import (
     CellId,
     Plan,
@@ -25,7 +25,7 @@ from pipelines.study.plan import (
     splits_by_selection,
     with_root,
 )
-from pipelines.study.results import selection_results, selection_table
+from pipelines.study.results import predictions_of, selection_results, selection_table
 from pipelines.train import inputs_of
 from pipelines.workers import check_device
 from wsi.claims import Claims
@@ -88,7 +88,7 @@ def run(config: Config, options: Options, console: Console) -> int:
         _need_two(chosen)
         final = sharing.complete(plan.final_cells(_rates(chosen)), "final")
     notes += _failures(final, console)
-    result = _results(plan, config, material, truth, chosen, tuned, final, notes, splits)
+    result = _results(folder, plan, config, material, truth, chosen, tuned, final, notes, splits)
     write_results(folder, result, console)
     show_results(result, console)
     console.say(f"report: {folder.report}")
@@ -298,6 +298,7 @@ def _rates_json(found: Sequence[Any], chosen: Mapping[str, Mapping[str, Choice]]
 
 
 def _results(
+    folder: StudyDir,
     plan: Plan,
     config: Config,
     material: Material,
@@ -311,7 +312,9 @@ def _results(
     selections = {}
     for selection, arms in chosen.items():
         own = {cell: summary for cell, summary in final.items() if cell.selection == selection}
-        selections[selection] = selection_results(plan, config, material, truth, arms, own)
+        runs = predictions_of(plan, material, truth, own)
+        write_arms(folder, selection, runs)
+        selections[selection] = selection_results(config, arms, own, runs)
     every = {**tuned, **final}
     failed = sorted(cell.name for cell, summary in every.items() if summary["failed"])
     return {

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import pipelines.cli
-from pipelines.cli import Common, app, run_command
+from pipelines.cli import app, run_command
+from pipelines.commands import bags, learn, look, slides
+from pipelines.commands.base import Common
 
 if TYPE_CHECKING:
     from tests.pipelines.conftest import Study
@@ -26,31 +27,32 @@ if TYPE_CHECKING:
 Refused = Callable[..., str]
 
 COMMANDS = {
-    "demo": pipelines.cli.demo,
-    "doctor": pipelines.cli.doctor,
-    "scan": pipelines.cli.scan,
-    "preprocess": pipelines.cli.preprocess,
-    "why": pipelines.cli.why,
-    "tissue import": pipelines.cli.tissue_import,
-    "encoders check": pipelines.cli.encoders_check,
-    "encoders pull": pipelines.cli.encoders_pull,
-    "bags ls": pipelines.cli.bags_ls,
-    "bags pack": pipelines.cli.bags_pack,
-    "bags verify": pipelines.cli.bags_verify,
-    "bags convert": pipelines.cli.bags_convert,
-    "bags import": pipelines.cli.bags_import,
-    "bags audit": pipelines.cli.bags_audit,
-    "bags relink": pipelines.cli.bags_relink,
-    "cohort check": pipelines.cli.cohort_check,
-    "splits make": pipelines.cli.splits_make,
-    "splits audit": pipelines.cli.splits_audit,
-    "train": pipelines.cli.train,
-    "evaluate": pipelines.cli.evaluate,
-    "compare": pipelines.cli.compare,
-    "explain": pipelines.cli.explain,
-    "list": pipelines.cli.list_,
-    "config show": pipelines.cli.config_show,
-    "config schema": pipelines.cli.config_schema,
+    "demo": look.demo,
+    "doctor": look.doctor,
+    "scan": slides.scan,
+    "preprocess": slides.preprocess,
+    "why": look.why,
+    "tissue import": slides.tissue_import,
+    "encoders check": slides.encoders_check,
+    "encoders pull": slides.encoders_pull,
+    "bags ls": bags.bags_ls,
+    "bags pack": bags.bags_pack,
+    "bags verify": bags.bags_verify,
+    "bags convert": bags.bags_convert,
+    "bags import": bags.bags_import,
+    "bags audit": bags.bags_audit,
+    "bags relink": bags.bags_relink,
+    "cohort check": learn.cohort_check,
+    "splits make": learn.splits_make,
+    "splits audit": learn.splits_audit,
+    "train": learn.train,
+    "study": learn.study,
+    "evaluate": learn.evaluate,
+    "compare": learn.compare,
+    "explain": learn.explain,
+    "list": look.list_,
+    "config show": look.config_show,
+    "config schema": look.config_schema,
 }
 HEAVY = ("torch", "torchvision", "timm", "sklearn", "zarr", "lightning_fabric", "matplotlib")
 

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections import Counter, defaultdict
@@ -15,6 +16,9 @@ import pandas as pd
 import pytest
 from sklearn.metrics import f1_score
 
+from pipelines.cli import app
+from pipelines.config import load_config
+from pipelines.demo import NEXT
 from wsi.cohorts.synthetic import plan_cohort, write_table
 
 CLASSES = ("normal", "large-cell", "small-cell")
@@ -89,6 +93,14 @@ print(json.dumps({"code": done.returncode, "peak": peak, "said": done.stdout,
 def macro_f1(run: Path) -> float:
     table = pd.read_csv(run / "predictions.csv")
     return float(f1_score(table["y_true"], table["y_pred"], labels=list(CLASSES), average="macro"))
+
+
+def test_what_the_demo_says_to_do_next_can_be_typed() -> None:
+    commands = [shlex.split(line.split("`")[1])[1:] for line in NEXT]
+    assert {"scan", "preprocess", "train", "explain", "study"} <= {words[0] for words in commands}
+    for words in commands:
+        app.parse_args(words, exit_on_error=False, print_error=False)
+        load_config([word for word in words if "=" in word])
 
 
 @pytest.mark.slow

@@ -15,14 +15,19 @@ import pandas as pd
 import pytest
 from shapely.geometry import box
 
-from pipelines.cli import TileMap, run_command
+from pipelines.cli import run_command
+from pipelines.commands.base import TileMap
 from pipelines.explain_files import write_shapes
-from tests.pipelines.conftest import CLASSES, DIM, provenance
+from tests.pipelines.conftest import CLASSES, DIM, TINY, Study, provenance
 from wsi.bags import Bag, create_store, open_store
+from wsi.data import BagDataset
 from wsi.explain import MAPS, TileMaps
 from wsi.geojson import Shape, read_geojson, write_geojson
+from wsi.objectives.rules import RULES
 from wsi.slides import open_slide
 from wsi.slides.dress import write_slide
+from wsi.training import load, save
+from wsi.training.predict import predict
 
 KNOWN, STRANGER = "x-macro-0-0", "stranger"
 TILES = 9
@@ -100,36 +105,81 @@ def test_it_writes_what_it_says(explained: Explained) -> None:
     ]  # fmt: skip
 
 
-def test_contrasts_sum_to_the_out_of_fold_prediction_less_the_prior(
-    explained: Explained, shared_run: Path, site: Site, shared_study, tmp_path: Path
-) -> None:
-    # The run's own bag of the slide, so that its recorded predictions are of the same tiles.
-    out = tmp_path / "own"
-    store = create_store(tmp_path / "bags" / "texture-v1_0.5um_256px")
+@pytest.fixture(scope="session")
+def own(shared_study: Study, site: Site, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """The run's own bag of `KNOWN`, so that its recorded predictions are of the same tiles."""
+    root = tmp_path_factory.mktemp("own")
+    store = create_store(root / "bags" / "texture-v1_0.5um_256px")
     bag = open_store(shared_study.recipe).read(KNOWN)
     made = provenance(KNOWN)
     with open_slide(site.slides / f"{KNOWN}.tif", KNOWN) as slide:
         made.slide["fingerprint"] = slide.info.fingerprint
     store.put(Bag(KNOWN, bag.features, bag.xy0, bag.tissue, made))
-    own = Site(site.slides, tmp_path / "bags")
-    more = ("--slide", KNOWN, "--target", "macro", "--against", "normal")
-    assert run_command(words(shared_run, own, out, *more)) == 0
+    return Site(site.slides, root / "bags")
 
-    predictions = pd.read_csv(shared_run / "predictions.csv")
+
+def predicted(run: Path) -> pd.DataFrame:
+    """Return what the two seeds of the fold that tested `KNOWN` predicted."""
+    predictions = pd.read_csv(run / "predictions.csv")
     rows = predictions[predictions["slide_id"] == KNOWN]
-    assert len(rows) == 2  # one fold, two seeds
-    fold = int(rows["fold"].iloc[0])
-    labels = {row.slide_id: row.label for row in shared_study.rows}
-    with (shared_run / "splits.csv").open(newline="") as handle:
+    assert len(rows) == 2
+    return rows.assign(ratio=np.log(rows["p_macro"] / rows["p_normal"]))
+
+
+def training_ratio(run: Path, fold: int, study: Study) -> float:
+    """Return the log ratio of macro to normal training slides of a fold."""
+    labels = {row.slide_id: row.label for row in study.rows}
+    with (run / "splits.csv").open(newline="") as handle:
         parts = [r for r in csv.DictReader(handle) if int(r["fold"]) == fold]
     counts = Counter(labels[r["slide_id"]] for r in parts if r["part"] == "train")
-    ratio = np.log(rows["p_macro"] / rows["p_normal"]).mean()
-    expected = ratio - np.log(counts["macro"] / counts["normal"])
+    return float(np.log(counts["macro"] / counts["normal"]))
+
+
+def test_contrasts_sum_to_the_out_of_fold_prediction_less_the_prior(
+    shared_run: Path, own: Site, shared_study: Study, tmp_path: Path
+) -> None:
+    out, rows = tmp_path / "out", predicted(shared_run)
+    more = ("--slide", KNOWN, "--target", "macro", "--against", "normal")
+    assert run_command(words(shared_run, own, out, *more)) == 0
+    prior = training_ratio(shared_run, int(rows["fold"].iloc[0]), shared_study)
     got = pd.read_csv(out / f"{KNOWN}.csv")["contrast"].sum()
-    assert got == pytest.approx(expected, abs=1e-5)
+    assert got == pytest.approx(rows["ratio"].mean() - prior, abs=1e-5)
     facts = json.loads((out / "facts" / f"{KNOWN}.json").read_text())
     for name in CLASSES:
         assert facts["probabilities"][name] == pytest.approx(rows[f"p_{name}"].mean(), abs=1e-6)
+
+
+def settle(run: Path, fold: int, *rules: str) -> None:
+    """Let the models of a fold, seed by seed, decide by other rules, as predict=auto may."""
+    for seed, rule in enumerate(rules):
+        path = run / f"fold{fold}-seed{seed}" / "model.safetensors"
+        model, origin = load(path)
+        model.objective.settled.fill_(RULES.index(rule))
+        save(path, model, origin)
+
+
+def test_models_that_decide_by_different_rules_are_each_freed_of_their_own_prior(
+    shared_study: Study, own: Site, tmp_path: Path
+) -> None:
+    run, out = tmp_path / "run", tmp_path / "out"
+    settings = (*TINY, "fit.seeds=2", "objective.predict=auto")
+    assert shared_study.train(run, settings=settings) == 0
+    fold = int(predicted(run)["fold"].iloc[0])
+    settle(run, fold, "own", "probe")
+    prior = training_ratio(run, fold, shared_study)
+    assert prior != 0
+    ratios = []
+    for seed in (0, 1):
+        model, _ = load(run / f"fold{fold}-seed{seed}" / "model.safetensors")
+        bag = open_store(shared_study.recipe).read(KNOWN)
+        p = predict(model, BagDataset(lambda _, bag=bag: bag, [KNOWN])).probabilities[0]
+        ratios.append(np.log(p[CLASSES.index("macro")] / p[CLASSES.index("normal")]))
+    more = ("--slide", KNOWN, "--target", "macro", "--against", "normal")
+    assert run_command(words(run, own, out, *more)) == 0
+    got = pd.read_csv(out / f"{KNOWN}.csv")["contrast"].sum()
+    # A probe weighs classes alike: only the head of cross-entropy has learned the prior.
+    assert got == pytest.approx((ratios[0] - prior + ratios[1]) / 2, abs=1e-5)
+    assert json.loads((out / "summary.json").read_text())["exact"]
 
 
 def test_a_slide_of_the_run_is_explained_by_models_that_never_saw_it(explained: Explained) -> None:

@@ -14,6 +14,7 @@ import pytest
 from pipelines.config import load_config, read_config
 from pipelines.rundir import RunDir, environment
 from wsi.errors import ConfigError
+from wsi.files import TEMPORARY_PREFIX
 
 INPUTS = {"cohort": "c", "slides": 3, "bags_sha256": "ab"}
 
@@ -30,6 +31,22 @@ def test_a_new_folder_is_begun_and_then_continued(tmp_path: Path) -> None:
 def test_a_log_alone_is_no_run(tmp_path: Path) -> None:
     (tmp_path / "run.log").write_text("said before the first file\n")
     assert RunDir(tmp_path).begin(load_config(), INPUTS) is False
+
+
+def test_a_run_killed_while_it_began_goes_on(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    run.begin(load_config(), INPUTS)
+    run.config.unlink()
+    (tmp_path / f"{TEMPORARY_PREFIX}here-1-2-3-config.yaml").write_text("seed")
+    assert run.begin(load_config(), INPUTS) is False
+    assert read_config(run.config) == load_config()
+
+
+def test_settings_that_somebody_keeps_in_a_folder_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("fit: {epochs: 3}\n")
+    with pytest.raises(ConfigError, match="neither empty nor a run"):
+        RunDir(tmp_path).begin(load_config(), INPUTS)
+    assert (tmp_path / "config.yaml").read_text() == "fit: {epochs: 3}\n"
 
 
 @pytest.mark.parametrize(

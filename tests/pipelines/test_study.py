@@ -7,7 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,12 @@ import pytest
 from sklearn.metrics import f1_score
 
 from pipelines.cli import run_command
+from pipelines.config import load_config, read_config
 from pipelines.study.choices import Standing, best, choose_rates
+from pipelines.study.folder import StudyDir
+from pipelines.study.plan import check_arms
+from wsi.errors import ConfigError
+from wsi.files import TEMPORARY_PREFIX
 from wsi.training import load
 
 if TYPE_CHECKING:
@@ -31,6 +36,7 @@ CLASSES = ["normal", "itc", "macro"]
 COLUMNS = [f"p_{name}" for name in CLASSES]
 ARMS = ["ce", "balanced-ce", "ncmi"]
 RATES = [0.003, 0.03]
+HEADLINE = "study.metrics=[macro_f1]"
 SMALL = (
     "data.classes=[normal,itc,macro]",
     "split.kind=sites",
@@ -197,7 +203,7 @@ def test_labels_of_the_test_part_influence_no_choice_and_no_fit(
         [replace(r, label=swapped[r.label]) if r.site == "z" else r for r in study.rows]
     )
     out = tmp_path / "flipped"
-    assert run_command(words(study, out)) == 0
+    assert run_command(words(study, out, HEADLINE)) == 0
     flipped = json.loads((out / "results.json").read_text())
     assert chosen_rates(flipped) == chosen_rates(results)
     for selection in ("patient", "site"):
@@ -289,11 +295,53 @@ def test_the_table_and_the_page_hold_every_arm(done: Path, results: Any) -> None
         run = next(run for run in runs if run["name"] == row["arm"])
         assert float(row["value"]) == pytest.approx(run["value"])
     page, text = (done / "report.html").read_text(), (done / "results.md").read_text()
+    for note in (note for found in results["selections"].values() for note in found["notes"]):
+        assert f"- {note}" in text
     for arm in ARMS:
         assert arm in page
         assert f"| {arm}" in text
-    assert page.count("<svg") == 2 * 3
+    assert page.count("<svg") == 2 * (3 + 1)  # each metric, and accuracy against NCMI
     assert "://" not in page.replace("http://www.w3.org", "")
+
+
+def test_predictions_of_every_arm_are_left_for_other_commands(
+    done: Path, results: Any, said_json: Json
+) -> None:
+    for selection, found in results["selections"].items():
+        tables = [done / "predictions" / selection / f"{arm}.csv" for arm in ARMS]
+        said = said_json(["compare", *tables, "--replicates", "100"])
+        value = {run["name"]: run["value"] for run in found["metrics"]["macro_f1"]["runs"]}
+        assert {run["name"]: run["value"] for run in said["runs"]} == {
+            f"{arm}.csv": pytest.approx(value[arm]) for arm in ARMS
+        }
+
+
+def test_predictions_of_arms_say_which_prior_they_are_of(done: Path, shared_study: Study) -> None:
+    label = {row.slide_id: row.label for row in shared_study.rows}
+    for selection in ("patient", "site"):
+        parts = part_of(done, selection)
+        counts = Counter(label[s] for s, part in parts.items() if part == "train")
+        for arm, prior in (("ce", "training"), ("balanced-ce", "uniform"), ("ncmi", None)):
+            sidecar = json.loads((done / "predictions" / selection / f"{arm}.json").read_text())
+            assert sidecar["head"] == {
+                "predicts_prior": prior,
+                "training_counts": {"0": [counts[name] for name in CLASSES]},
+            }
+
+
+def test_accuracy_stands_against_ncmi_for_every_arm_and_seed(
+    done: Path, results: Any, shared_study: Study
+) -> None:
+    label = {row.slide_id: row.label for row in shared_study.rows}
+    for selection, found in results["selections"].items():
+        points = found["accuracy_ncmi"]["points"]
+        assert [(p["run"], p["seed"]) for p in points] == [(a, s) for a in ARMS for s in (0, 1)]
+        for point in points:
+            rate = found["arms"][point["run"]]["rate"]
+            folder = cells(done)[selection, point["run"], rate, 0, point["seed"]]
+            slides, p = predicted(folder, "test")
+            hits = [CLASSES[k] == label[s] for s, k in zip(slides, p.argmax(1), strict=True)]
+            assert point["accuracy"] == pytest.approx(np.mean(hits))
 
 
 def test_test_predictions_are_scored_against_the_truth_column(
@@ -303,10 +351,12 @@ def test_test_predictions_are_scored_against_the_truth_column(
     noisy = [replace(r, label="itc") if r.slide_id == "z-normal-0-0" else r for r in study.rows]
     study.write_cohort(noisy, clean=clean)
     out = tmp_path / "truth"
-    assert run_command(words(study, out, "study.truth=clean", "study.selection=[patient]")) == 0
+    more = ["study.truth=clean", "study.selection=[patient]", HEADLINE]
+    assert run_command(words(study, out, *more)) == 0
     found = json.loads((out / "results.json").read_text())["selections"]["patient"]
     before = json.loads((done / "results.json").read_text())["selections"]["patient"]
-    assert found["metrics"] == before["metrics"]  # the noisy label is of a test slide only
+    headline = before["metrics"]["macro_f1"]
+    assert found["metrics"] == {"macro_f1": headline}  # the noisy label is of a test slide only
 
 
 # -- running again, and side by side -----------------------------------------------------------
@@ -326,15 +376,16 @@ def test_a_second_run_fits_nothing_and_says_the_same(
     assert (out / "results.json").read_bytes() == results
 
 
+@pytest.mark.parametrize("lost", ["done.json", "predictions.csv"])
 def test_a_lost_fit_alone_is_made_again_and_the_same(
-    shared_study: Study, done: Path, tmp_path: Path
+    shared_study: Study, done: Path, tmp_path: Path, lost: str
 ) -> None:
     out = Path(shutil.copytree(done, tmp_path / "again"))
     folder = out / "cells" / "site" / "ncmi" / "0.003" / "fold0-seed0"
     predictions = (folder / "predictions.csv").read_bytes()
-    (folder / "done.json").unlink()
+    (folder / lost).unlink()
     others = {k: v for k, v in times(out).items() if not k.startswith(str(folder))}
-    assert run_command(words(shared_study, out)) == 0
+    assert run_command(words(shared_study, out, HEADLINE)) == 0
     assert (folder / "predictions.csv").read_bytes() == predictions
     assert {k: v for k, v in times(out).items() if not k.startswith(str(folder))} == others
 
@@ -347,10 +398,91 @@ def test_more_arms_and_seeds_may_join_but_an_arm_may_not_change(
     assert "arm ncmi" in refused(words(shared_study, out, changed), 2)
     assert "fit.epochs 2 -> 3" in refused(words(shared_study, out, "fit.epochs=3"), 2)
     before = times(out)
-    assert run_command(words(shared_study, out, "fit.seeds=3", "study.selection=[patient]")) == 0
+    more = ["fit.seeds=3", "study.selection=[patient]", HEADLINE]
+    assert run_command(words(shared_study, out, *more)) == 0
     after = times(out)
     assert {k: v for k, v in after.items() if k in before} == before
     assert {key[4] for key in cells(out)} == {0, 1, 2}
+
+
+def fail(folder: Path, why: str = "epoch 0, step 0: loss nan") -> None:
+    """Make a fit one that diverged."""
+    (folder / "done.json").write_text(json.dumps(done_of(folder) | {"failed": why}))
+
+
+def compared(shared_study: Study, out: Path) -> Any:
+    """Return the results of patients' validation after a rerun that fits nothing."""
+    more = ["study.selection=[patient]", HEADLINE]
+    before = times(out)
+    assert run_command(words(shared_study, out, *more)) == 0
+    assert times(out) == before
+    return json.loads((out / "results.json").read_text())
+
+
+def test_an_arm_with_a_failed_final_fit_is_left_out_and_named(
+    shared_study: Study, done: Path, results: Any, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(done, tmp_path / "failed"))
+    rate = results["selections"]["patient"]["arms"]["ncmi"]["rate"]
+    fail(cells(out)["patient", "ncmi", rate, 0, 1])
+    found = compared(shared_study, out)
+    patient = found["selections"]["patient"]
+    assert [run["name"] for run in patient["metrics"]["macro_f1"]["runs"]] == ["ce", "balanced-ce"]
+    assert {p["run"] for p in patient["accuracy_ncmi"]["points"]} == {"ce", "balanced-ce"}
+    assert any("ncmi, selection by patient: left out, a final" in w for w in found["warnings"])
+    assert found["fits"]["failed"] == [f"patient/ncmi/{rate:g}/fold0-seed1"]
+    assert "ncmi" in (out / "report.html").read_text()
+
+
+def test_a_failed_rate_is_out_and_an_arm_without_any_too(
+    shared_study: Study, done: Path, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(done, tmp_path / "failed"))
+    shutil.rmtree(out / "cells" / "site")
+    for (_, arm, _, _, seed), folder in cells(out).items():
+        if arm == "balanced-ce" and seed == 0:
+            fail(folder)
+    found = compared(shared_study, out)
+    patient = found["selections"]["patient"]
+    assert set(patient["arms"]) == {"ce", "ncmi"}
+    assert patient["rival"] == "ce"
+    assert [d["minus"] for d in patient["metrics"]["macro_f1"]["differences"]] == ["ce"]
+    assert any("a fit failed at every rate (epoch 0, step 0" in w for w in found["warnings"])
+
+
+def test_without_any_rival_there_is_a_page_and_a_warning(
+    shared_study: Study,
+    done: Path,
+    results: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = Path(shutil.copytree(done, tmp_path / "failed"))
+    for arm in ("ce", "balanced-ce"):
+        rate = results["selections"]["patient"]["arms"][arm]["rate"]
+        fail(cells(out)["patient", arm, rate, 0, 1])
+    found = compared(shared_study, out)
+    assert found["selections"]["patient"]["rival"] is None
+    assert found["selections"]["patient"]["metrics"] == {}
+    assert "selection by patient: nothing to compare" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "killed_after", [["environment.json"], ["environment.json", "config.yaml"]]
+)
+def test_a_study_killed_while_it_began_goes_on(
+    done: Path, tmp_path: Path, killed_after: list[str]
+) -> None:
+    for name in (*killed_after, "study.log"):
+        shutil.copy(done / name, tmp_path / name)
+    (tmp_path / f"{TEMPORARY_PREFIX}here-1-2-3-config.yaml").write_text("seed")
+    config = read_config(done / "config.yaml")
+    StudyDir(tmp_path).begin(config, {"slides": 3})
+    assert json.loads((tmp_path / "inputs.json").read_text()) == {"slides": 3}
+    (tmp_path / "inputs.json").unlink()
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ConfigError, match="neither empty nor a study"):
+        StudyDir(tmp_path).begin(config, {"slides": 3})
 
 
 @pytest.mark.slow
@@ -382,6 +514,16 @@ def test_worker_processes_change_nothing(shared_study: Study, done: Path, tmp_pa
 
 
 # -- what is said and refused ------------------------------------------------------------------
+
+
+def test_the_preset_holds_what_a_claim_about_ncmi_starts_from() -> None:
+    config = load_config(["study"])
+    labels = [arm.label for arm in config.study.arms]
+    assert labels == ["ce", "balanced-ce", "pc_softmax", "cosine_pc", "ncmi", "ncmi_softmax"]
+    assert set(check_arms(config)) == set(labels)  # all of them can be made
+    assert set(config.study.rivals) == {"ce", "balanced-ce", "pc_softmax"}
+    assert len(config.study.rates) == 4
+    assert config.fit.seeds == tuple(range(8))
 
 
 def test_until_rates_stops_before_any_final_fit(
@@ -427,7 +569,7 @@ def test_without_three_sites_selection_by_site_is_left_out_with_a_note(
 ) -> None:
     study.write_cohort([replace(row, site="x") for row in study.rows])
     out = tmp_path / "single"
-    more = ["split.kind=kfold", "split.folds=2", "split.test=[]", "study.arms=[ce,ncmi]"]
+    more = ["split.kind=kfold", "split.folds=2", "split.test=[]", "study.arms=[ce,ncmi]", HEADLINE]
     assert run_command(words(study, out, *more, "study.rates=[0.01]", "fit.seeds=1")) == 0
     assert "no selection by site: the cohort has 1 sites" in capsys.readouterr().err
     results = json.loads((out / "results.json").read_text())

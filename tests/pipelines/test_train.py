@@ -283,6 +283,52 @@ def test_damaged_predictions_of_a_fold_are_made_again(
 
 
 @pytest.mark.slow
+def head_after(run: Path, study: Study, *said: str | None) -> Any:
+    """Return the head of a finished run whose fits, in turn, say what their prior is."""
+    dones = sorted(run.glob("fold*-seed*/done.json"))
+    for k, path in enumerate(dones):
+        done = json.loads(path.read_text()) | {"predicts_prior": said[k % len(said)]}
+        if done["predicts_prior"] == "unsaid":
+            del done["predicts_prior"]
+        path.write_text(json.dumps(done))
+    assert study.train(run, "fit.seeds=2") == 0
+    return json.loads((run / "predictions.json").read_text()).get("head")
+
+
+def test_predictions_say_which_prior_they_are_of(shared_run: Path, shared_study: Study) -> None:
+    head = json.loads((shared_run / "predictions.json").read_text())["head"]
+    label = {row.slide_id: row.label for row in shared_study.rows}
+    counts = {
+        str(fold): [
+            sum(
+                label[s] == name and part == "train"
+                for (k, s), part in parts(shared_run).items()
+                if k == fold
+            )
+            for name in CLASSES
+        ]
+        for fold in range(3)
+    }
+    assert head == {"predicts_prior": "training", "training_counts": counts}
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        (["uniform"], {"predicts_prior": "uniform"}),
+        (["training", "uniform"], {"predicts_prior": None}),  # rules chosen fold by fold
+        (["training", "unsaid"], None),  # some of them fitted by an earlier version
+    ],
+)
+def test_the_prior_of_predictions_is_that_of_all_fits_or_none(
+    run_copy: Path, shared_study: Study, said: list[str], kept: dict[str, Any] | None
+) -> None:
+    before = (run_copy / "predictions.csv").read_bytes()
+    head = head_after(run_copy, shared_study, *said)
+    assert (run_copy / "predictions.csv").read_bytes() == before
+    assert head is None if kept is None else head["predicts_prior"] == kept["predicts_prior"]
+
+
 def test_processes_side_by_side_change_nothing(
     shared_study: Study, shared_run: Path, tmp_path: Path
 ) -> None:

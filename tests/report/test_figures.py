@@ -137,7 +137,10 @@ def test_ncmi_that_spans_decades_is_drawn_on_a_logarithmic_axis():
     points_of = [
         {"run": "a", "seed": k, "accuracy": 0.5 + k / 10, "ncmi": 10.0**-k} for k in range(4)
     ]
-    x = marks(ET.fromstring(figures.accuracy_ncmi(points_of, "u")), "u-run-0")[:, 0]
+    svg = figures.accuracy_ncmi(points_of, "u")
+    assert {"0.001", "0.01", "0.1", "1"} <= set(texts(svg))
+    assert not any("$" in text for text in texts(svg))
+    x = marks(ET.fromstring(svg), "u-run-0")[:, 0]
     np.testing.assert_allclose(np.diff(x), np.diff(x)[0], rtol=1e-4)
 
 

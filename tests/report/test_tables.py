@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from wsi.evaluation import compare
-from wsi.report import PartRow, tables
+from wsi.report import PartRow, cells, tables
 
 
 @pytest.mark.parametrize(
@@ -19,13 +19,13 @@ from wsi.report import PartRow, tables
     ],
 )
 def test_numbers_are_rounded_and_never_minus_zero(value, signed, text):
-    assert tables.number(value, signed=signed) == text
+    assert cells.number(value, signed=signed) == text
 
 
 def test_an_interval_stands_behind_its_value_or_not_at_all():
-    assert tables.interval({"value": 0.714, "low": 0.577, "high": 0.82}) == "0.71 [0.58, 0.82]"
-    assert tables.interval({"value": 0.714, "low": None, "high": None}) == "0.71"
-    assert tables.interval({"value": None, "low": None, "high": None}) == "–"
+    assert cells.interval({"value": 0.714, "low": 0.577, "high": 0.82}) == "0.71 [0.58, 0.82]"
+    assert cells.interval({"value": 0.714, "low": None, "high": None}) == "0.71"
+    assert cells.interval({"value": None, "low": None, "high": None}) == "–"
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_an_interval_stands_behind_its_value_or_not_at_all():
     [(0.00005, "<0.001"), (0.0461, "0.046"), (0.5, "0.50"), (1.0, "1.00"), (None, "–")],
 )
 def test_p_values_have_the_digits_they_bear(p, text):
-    assert tables.p_value(p) == text
+    assert cells.p_value(p) == text
 
 
 def test_the_worst_site_is_marked_where_sites_differ(toy):

@@ -17,7 +17,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from sklearn.metrics import auc, roc_curve
 
 BLUE, VERMILION, GREEN = "#0072B2", "#D55E00", "#009E73"
@@ -297,6 +297,11 @@ def accuracy_ncmi(points: Sequence[Mapping[str, Any]], uid: str) -> str:
                     axes.annotate(f"seed {point['seed']}", at, color=_MUTED, fontsize=7, **beside)
         if values.min() > 0 and values.max() > 10 * values.min():
             axes.set_xscale("log")
+            few = values.max() < 1000 * values.min()
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
+            axes.xaxis.set_minor_formatter(NullFormatter())
+            # Powers of ten would come as mathematics, which is off: a class may be called $x$.
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.margins(0.12)
         axes.set(xlabel="NCMI of the predictions (lower is better)", ylabel="accuracy")
         figure.legend(handles, [_short(run, 30) for run in runs], loc="outside lower center")

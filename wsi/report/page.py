@@ -16,9 +16,10 @@ from wsi.evaluation import METRICS, Predictions
 from wsi.evaluation.sample import make_sample
 from wsi.files import publish_bytes
 from wsi.report import figures, tables
+from wsi.report.accuracy_ncmi import accuracy_against_ncmi
+from wsi.report.cells import Table, interval, percent
 from wsi.report.pictures import data_uris
 from wsi.report.summary import Epochs, Example, RunSummary
-from wsi.report.tables import Table
 from wsi.report.templates import script, template
 
 _MOST_BESIDE = 5  # classes of a confusion matrix that leaves room for another figure
@@ -113,7 +114,7 @@ def _comparison(comparison: Mapping[str, Any] | None) -> dict[str, Any] | None:
         "forest",
     )
     better = "right" if metric.higher_is_better else "left"
-    level = tables.percent(comparison["level"])
+    level = percent(comparison["level"])
     caption = (
         f"Left: {metric.title} of each run. Right: difference to {comparison['reference']}, on the "
         f"same resampled patients; an advantage over it lies to the {better} of the line. "
@@ -128,25 +129,8 @@ def _comparison(comparison: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 def _accuracy_ncmi(comparison: Mapping[str, Any]) -> list[_Figure]:
     """Return accuracy against NCMI, where two models or more have both."""
-    found = comparison.get("accuracy_ncmi", {"points": []})
-    points = [point for point in found["points"] if point["ncmi"] is not None]
-    if len(points) < 2:
-        return []
-    left_out = len(found["points"]) - len(points)
-    caption = (
-        "Accuracy against NCMI of the predicted probabilities, one point per run and seed, folds "
-        "pooled; lower NCMI is better. It depends on the temperature of the probabilities, so it "
-        "ranks models of one task only."
-    )
-    if left_out:
-        caption += f" {left_out} models without a defined NCMI are left out."
-    if found["spearman"] is not None:
-        rho = tables.number(found["spearman"])
-        caption += (
-            f" Rank correlation (Spearman) {rho} over {found['ranked']} models, which share their "
-            "slides and are not independent."
-        )
-    return [_Figure(Markup(figures.accuracy_ncmi(points, "accuracy-ncmi")), caption)]
+    drawn = accuracy_against_ncmi(comparison.get("accuracy_ncmi"), "accuracy-ncmi")
+    return [_Figure(*drawn)] if drawn else []
 
 
 def _run(index: int, run: RunSummary, pictures: Iterator[str]) -> dict[str, Any]:
@@ -158,7 +142,7 @@ def _run(index: int, run: RunSummary, pictures: Iterator[str]) -> dict[str, Any]
         "name": run.name,
         "n": metrics["n"],
         "n_patients": metrics["n_patients"],
-        "level": tables.percent(metrics["level"]),
+        "level": percent(metrics["level"]),
         "replicates": metrics["replicates"],
         "decision": metrics["decision"],
         "coverage": metrics["coverage"],
@@ -183,7 +167,7 @@ def _cards(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     cards = []
     for name in _CARDS:
         if name in metrics:
-            value, _, bounds = tables.interval(metrics[name]).partition(" ")
+            value, _, bounds = interval(metrics[name]).partition(" ")
             cards.append((METRICS[name].title, value, bounds))
     return cards
 

@@ -10,7 +10,9 @@ from markupsafe import Markup
 
 from wsi.files import publish_bytes
 from wsi.report import figures
-from wsi.report.tables import (
+from wsi.report.accuracy_ncmi import accuracy_against_ncmi
+from wsi.report.cells import (
+    MINUS,
     UNKNOWN,
     Cell,
     Table,
@@ -24,7 +26,6 @@ from wsi.report.tables import (
 from wsi.report.templates import script, template
 
 Json = Mapping[str, Any]
-_MINUS = "−"
 
 
 def write_study(path: Path, result: Json) -> None:
@@ -58,6 +59,7 @@ def as_markdown(result: Json) -> str:
         section = _section(0, name, result, drawn=False)
         parts.append(f"## {section['heading']}")
         parts += [_markdown(table) for table in section["tables"]]
+        parts += [f"- {note}" for note in section["notes"]]
     if result["selection_table"]:
         both = (_selection_table(result), _side_by_side(result))
         parts += ["## What selection brings", *map(_markdown, both)]
@@ -72,7 +74,8 @@ def _lead(result: Json) -> str:
         f"{', '.join(f'{rate:g}' for rate in result['rates'])} on validation; "
         f"{result['fits']['all']} fits of {result['epochs']} epochs, "
         f"{result['bags_per_step']} bags per step.{noisy} Differences are paired, intervals "
-        f"patient-clustered ({percent(result['level'])}), p values corrected over all arms (Holm)."
+        f"patient-clustered ({percent(result['level'])}), p values corrected over all arms (Holm), "
+        "in each metric and way of validating by itself."
     )
 
 
@@ -99,6 +102,9 @@ def _section(index: int, selection: str, result: Json, *, drawn: bool = True) ->
                     f"differences to {found['rival']}, the best rival on validation.",
                 }
             )
+    against = accuracy_against_ncmi(found.get("accuracy_ncmi"), f"s{index}-ncmi") if drawn else None
+    if against:
+        drawings.append({"svg": against[0], "wide": False, "caption": against[1]})
     tables.append(_rates(found, result["monitor"]))
     return {
         "id": f"selection-{selection}",
@@ -148,7 +154,7 @@ def _controls(metric: str, control: str, rows: Sequence[Json]) -> Table:
 def _difference_table(caption: str, rows: Sequence[Json]) -> Table:
     made = tuple(
         (
-            Cell(f"{row['name']} {_MINUS} {row['minus']}"),
+            Cell(f"{row['name']} {MINUS} {row['minus']}"),
             Cell(_signed(row), row["value"]),
             Cell(p_value(row["p"]), row["p"]),
             Cell(p_value(row["p_holm"]), row["p_holm"]),

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from wsi.evaluation import METRICS
+from wsi.report.cells import (
+    MINUS,
+    UNKNOWN,
+    Cell,
+    Footnotes,
+    Json,
+    Table,
+    interval,
+    metric_title,
+    metrics_of,
+    number,
+    p_value,
+    percent,
+    short_title,
+)
 from wsi.report.summary import Epochs, PartRow, RunSummary
 from wsi.training.alarms import raised_over
 
-Json = Mapping[str, Any]
-
-UNKNOWN = "–"
 _SITE_METRICS = 3  # as many as fit beside each other with their intervals
-_MINUS = "−"
 _CMI_NOTE = "how far predictions of this class stray from their mean, in nats (0: not at all)"
 _WHY_UNDEFINED = {
     "precision": "never predicted",
@@ -25,96 +35,9 @@ _WHY_UNDEFINED = {
 }
 
 
-@dataclass(frozen=True)
-class Cell:
-    """Text with the number it is sorted by, its footnotes and a short remark."""
-
-    text: str
-    sort: float | None = None
-    notes: tuple[int, ...] = ()
-    remark: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table to print.
-
-    Attributes:
-        columns: headings; the first column names the rows.
-        summary: rows that stay below the others when these are sorted.
-        text_columns: numbers of the columns that hold words, the first among them.
-        notes: footnotes, numbered from 1.
-    """
-
-    caption: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    notes: tuple[str, ...] = ()
-    text_columns: tuple[int, ...] = (0,)
-    summary: tuple[tuple[Cell, ...], ...] = ()
-
-
-@dataclass
-class _Footnotes:
-    """Remarks collected while rows are made; the same remark has one number."""
-
-    texts: list[str] = field(default_factory=list)
-
-    def numbers(self, text: str) -> tuple[int, ...]:
-        """Return the numbers of the remarks in `text`, which semicolons separate."""
-        remarks = [remark for remark in text.split("; ") if remark]
-        self.texts += [remark for remark in remarks if remark not in self.texts]
-        return tuple(self.texts.index(remark) + 1 for remark in remarks)
-
-
-def number(value: float | None, digits: int = 2, *, signed: bool = False) -> str:
-    """Return a number with a true minus sign, or a dash for None."""
-    if value is None:
-        return UNKNOWN
-    rounded = round(value, digits) + 0.0  # no minus zero
-    return f"{rounded:{'+' if signed else ''}.{digits}f}".replace("-", _MINUS)
-
-
-def interval(score: Json, digits: int = 2, *, signed: bool = False) -> str:
-    """Return `0.71 [0.58, 0.82]` of a score's value, low and high."""
-    value = number(score["value"], digits, signed=signed)
-    if score["value"] is None or score["low"] is None or score["high"] is None:
-        return value
-    low, high = (number(score[key], digits, signed=signed) for key in ("low", "high"))
-    return f"{value} [{low}, {high}]"
-
-
-def p_value(p: float | None) -> str:
-    """Return a p value with as many digits as it bears."""
-    if p is None:
-        return UNKNOWN
-    return "<0.001" if p < 0.001 else number(p, 3 if p < 0.1 else 2)
-
-
-def metrics_of(metrics: Json) -> list[str]:
-    """Return the names of the metrics that are scored, in their order."""
-    return [name for name in metrics if name in METRICS]
-
-
-def metric_title(name: str) -> str:
-    """Return a metric's title, saying when lower is better."""
-    metric = METRICS[name]
-    return metric.title if metric.higher_is_better else f"{metric.title}, lower is better"
-
-
-def short_title(name: str) -> str:
-    """Return a metric's title without what stands in brackets, or the name of no metric."""
-    return METRICS[name].title.partition(" (")[0] if name in METRICS else name
-
-
-def percent(level: float) -> str:
-    """Return a confidence level as `95%`."""
-    return f"{100 * level:g}%"
-
-
 def headline(metrics: Json) -> Table:
     """Return every metric with its interval, the spread over seeds, and what it was made of."""
-    notes = _Footnotes()
+    notes = Footnotes()
     several = metrics["ensemble"] is not None
     columns = ["Metric", f"Value [{percent(metrics['level'])} interval]"]
     columns += ["SD over seeds", "Ensemble of seeds"] if several else []
@@ -131,11 +54,11 @@ def headline(metrics: Json) -> Table:
     return Table(caption, tuple(columns), tuple(rows), tuple(notes.texts))
 
 
-def _score_cell(score: Json, notes: _Footnotes, remark: str = "") -> Cell:
+def _score_cell(score: Json, notes: Footnotes, remark: str = "") -> Cell:
     return Cell(interval(score), score["value"], notes.numbers(score.get("note", "")), remark)
 
 
-def _fold_cells(score: Json, notes: _Footnotes) -> tuple[Cell, Cell]:
+def _fold_cells(score: Json, notes: Footnotes) -> tuple[Cell, Cell]:
     if "folds" not in score:
         why = notes.numbers("decisions of all folds are pooled, so there is no second figure")
         return Cell(UNKNOWN, notes=why), Cell("pooled")
@@ -153,7 +76,7 @@ def by_group(metrics: Json, kind: Literal["site", "cohort"]) -> Table | None:
     groups = metrics["by"].get(kind)
     if not groups or (kind == "cohort" and len(groups) < 2):
         return None
-    notes = _Footnotes()
+    notes = Footnotes()
     names = [m for m in metrics_of(metrics) if m != "micro_f1"][:_SITE_METRICS]
     worst = metrics["worst_site"] if kind == "site" else {}
     rows = []
@@ -174,7 +97,7 @@ def _worst_remark(worst: Json | None, site: str, score: Json) -> str:
 
 def by_class(metrics: Json) -> Table:
     """Return support, precision, recall, F1, AUC and average precision of each class."""
-    notes = _Footnotes()
+    notes = Footnotes()
     keys = ("precision", "recall", "f1", "auc", "average_precision")
     informed = metrics.get("information", {}).get("per_class")
     rows = []
@@ -198,7 +121,7 @@ def information(metrics: Json) -> Table | None:
     found = metrics.get("information")
     if not found:
         return None
-    notes = _Footnotes()
+    notes = Footnotes()
     bias = f"probabilities: {found['probabilities']}"
     rows = [
         _information_row("information on the label, I(X;Y)", found["mi"], notes, bias),
@@ -217,15 +140,13 @@ def information(metrics: Json) -> Table | None:
     return Table(caption, columns, tuple(rows), tuple(notes.texts))
 
 
-def _information_row(
-    title: str, score: Json, notes: _Footnotes, also: str = ""
-) -> tuple[Cell, ...]:
+def _information_row(title: str, score: Json, notes: Footnotes, also: str = "") -> tuple[Cell, ...]:
     remarks = notes.numbers("; ".join(text for text in (also, score["note"]) if text))
     value = Cell(interval(score, digits=3), score["value"], remarks)
     return Cell(title), value, Cell(number(score["seeds_sd"], 3), score["seeds_sd"])
 
 
-def _ncmi_rows(found: Json, weighting: str, notes: _Footnotes) -> list[tuple[Cell, ...]]:
+def _ncmi_rows(found: Json, weighting: str, notes: Footnotes) -> list[tuple[Cell, ...]]:
     """Return CMI, separation and their ratio; only the last has a spread over seeds."""
     compare = "not comparable across numbers of classes, temperatures or simplex maps"
     ratio = notes.numbers("; ".join(text for text in (compare, found["note"]) if text))
@@ -247,7 +168,7 @@ def by_fold(metrics: Json) -> Table | None:
     folds = metrics["folds"]["each"]
     if len(folds) < 2:
         return None
-    notes = _Footnotes()
+    notes = Footnotes()
     names = metrics_of(metrics)
     rows = []
     for fold, scores in folds.items():
@@ -284,7 +205,7 @@ def by_seed(metrics: Json) -> Table | None:
 
 def side_by_side(runs: Sequence[RunSummary]) -> Table:
     """Return the metrics of several runs beside each other."""
-    notes = _Footnotes()
+    notes = Footnotes()
     names = list(dict.fromkeys(m for run in runs for m in metrics_of(run.metrics)))
     rows = []
     for name in names:
@@ -305,7 +226,7 @@ def side_by_side(runs: Sequence[RunSummary]) -> Table:
 
 def differences(comparison: Json) -> Table:
     """Return the paired difference of each run to the reference."""
-    notes = _Footnotes()
+    notes = Footnotes()
     rows = []
     for row in comparison["differences"]:
         undefined = row["undefined_replicates"]
@@ -314,7 +235,7 @@ def differences(comparison: Json) -> Table:
             note = "undefined: the metric is undefined for a run"
         rows.append(
             (
-                Cell(f"{row['name']} {_MINUS} {row['minus']}"),
+                Cell(f"{row['name']} {MINUS} {row['minus']}"),
                 Cell(interval(row, signed=True), row["value"], notes.numbers(note)),
                 Cell(p_value(row["p"]), row["p"]),
                 Cell(p_value(row["p_holm"]), row["p_holm"]),

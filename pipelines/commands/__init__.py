@@ -1,0 +1,1 @@
+"""The commands of `wsi`: typed functions whose docstrings are the help, by group."""
