@@ -106,7 +106,7 @@ class Bench:
         y = np.array([learnt[slide_id] for slide_id in val.slide_ids])
         summary = {
             "best_epoch": result.best_epoch,
-            "monitor": result.monitor,
+            "monitor": _monitored(config.fit.monitor, y, val.probabilities),
             "predicts_prior": model.objective.predicts_prior,
             **_figures(y, val.probabilities),
             "fit_seconds": round(sum(row["seconds"] for row in result.history), 4),
@@ -136,6 +136,16 @@ class _Made:
     model: Any
     result: Any
     monitor: str
+
+
+def _monitored(name: str, y: np.ndarray, p: np.ndarray) -> float | None:
+    """Return the validation figure by which arms and rates are chosen.
+
+    It is that of the rule which decides on the test part, whatever rule the loop watched.
+    """
+    if name == "loss":
+        return METRICS["nll"](y, p).value
+    return METRICS[name](y, p).value
 
 
 def _figures(y: np.ndarray, p: np.ndarray) -> Summary:

@@ -20,7 +20,7 @@ class Standing:
     """Validation figures of one arm at one rate, means over folds and seeds.
 
     Attributes:
-        monitor: the figure that picks epochs, or None where a fit failed.
+        monitor: the validation figure of the deciding rule, or None where a fit failed.
         nll: temperature-fitted.
         macro_f1: of the decisions on validation bags.
         failed: what the first failing fit said, or None.
