@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,6 @@ from pipelines.config import load_config
 from pipelines.console import Console
 from pipelines.study.run import Options
 from pipelines.study.run import run as run_study
-from wsi.files import publish_json
 
 DEVELOPED, CONFIRMED = 1000, 2000  # seeds of what is drawn: bags, images, slides
 _FIT = (
@@ -120,13 +118,11 @@ def _run(study: Study, asked: argparse.Namespace) -> None:
         ]
     )
     root = asked.out / "studies" / asked.tier / study.name
-    started = time.monotonic()
     options = Options(made.cohort, made.bags, root, made.splits, asked.jobs, allow_few_seeds=True)
     print(f"== {asked.tier}: {study.name}", flush=True)
     code = run_study(config, options, Console(log=root.with_suffix(".log")))
     if code:
         raise SystemExit(code)
-    publish_json(root / "wall.json", {"seconds": round(time.monotonic() - started)})
 
 
 if __name__ == "__main__":

@@ -44,11 +44,7 @@ def _results(folder: Path) -> Iterator[tuple[str, Json]]:
         return next((k for k, word in enumerate(_ORDER) if name.startswith(word)), 99), name
 
     for path in sorted(folder.glob("*/results.json"), key=rank):
-        result = json.loads(path.read_text(encoding="utf-8"))
-        wall = path.with_name("wall.json")
-        if wall.is_file():
-            result["wall_s"] = json.loads(wall.read_text(encoding="utf-8"))["seconds"]
-        yield path.parent.name, result
+        yield path.parent.name, json.loads(path.read_text(encoding="utf-8"))
 
 
 def _text(name: str) -> str:
@@ -93,14 +89,14 @@ def _cell(result: Json, arm: str) -> str:
 
 
 def _section(name: str, study: Json) -> str:
-    wall = f", {study['wall_s'] / 60:.0f} min" if "wall_s" in study else ""
+    minutes = study["fits"]["seconds"] / 60
     rates = ", ".join(f"{rate:g}" for rate in study["rates"])
     seeds = study["seeds"]
     lines = [
         f"### {name}",
         f"{study['slides']} bags, {len(study['classes'])} classes, seeds {seeds[0]} to {seeds[-1]} "
         f"({len(seeds)}), rates {rates}, {study['fits']['all']} fits of {study['epochs']} epochs, "
-        f"{study['bags_per_step']} bags per step{wall}.",
+        f"{study['bags_per_step']} bags per step, {minutes:.0f} minutes of fits one after another.",
     ]
     for selection, result in study["selections"].items():
         if len(study["selections"]) > 1:
