@@ -41,7 +41,12 @@ VARIANTS: list[Arm] = [
     {"label": "ncmi-T0.2", "name": "ncmi", "temperature": 0.2},
     {"label": "ncmi-unbalanced", "name": "ncmi", "balanced": False},
     {"label": "ncmi-class-mean-centroids", "name": "ncmi", "centroids": "class_mean"},
-    {"label": "ncmi-learned-centroids", "name": "ncmi", "centroids": "learned"},
+    {
+        "label": "ncmi-learned-centroids",
+        "name": "ncmi",
+        "centroids": "learned",
+        "centroid_lr": 1e-3,
+    },
     {"label": "ncmi-official", "name": "ncmi", "official": True},
     {"label": "ncmi_softmax-balanced", "name": "ncmi_softmax", "weight": "balanced"},
     {"label": "ncmi_softmax-k10", "name": "ncmi_softmax", "kappa": 10},
