@@ -42,7 +42,7 @@ VARIANTS: list[Arm] = [
     {"label": "ncmi-unbalanced", "name": "ncmi", "balanced": False},
     {"label": "ncmi-class-mean-centroids", "name": "ncmi", "centroids": "class_mean"},
     {
-        "label": "ncmi-learned-centroids",
+        "label": "ncmi-learned",
         "name": "ncmi",
         "centroids": "learned",
         "centroid_lr": 1e-3,
