@@ -88,7 +88,9 @@ class Cell:
 def run(config: Config, options: Options, console: Console) -> int:
     """Train, predict, score and report; a rerun trains only what is missing."""
     AGGREGATORS.check(config.aggregator.name, config.aggregator.params)
-    check_objective(config.objective.name, config.objective.params, config.fit.bags_per_step)
+    n_classes = len(config.data.classes) if config.data.classes else None
+    objective = config.objective
+    check_objective(objective.name, objective.params, config.fit.bags_per_step, n_classes)
     check_device(options.device)
     material = gather(config, options.cohort, options.bags, console)
     cohort = material.cohort

@@ -128,6 +128,8 @@ def check_arms(config: Config) -> dict[str, Config]:
             problems are listed.
     """
     problems, configs = [], {}
+    bags_per_step = config.fit.bags_per_step
+    n_classes = len(config.data.classes) if config.data.classes else None
     for name in config.study.metrics:
         try:
             metric_named(name)
@@ -137,7 +139,7 @@ def check_arms(config: Config) -> dict[str, Config]:
         configs[arm.label] = _arm_config(config, arm)
         objective, aggregator = configs[arm.label].objective, configs[arm.label].aggregator
         for check in (
-            partial(check_objective, objective.name, objective.params, config.fit.bags_per_step),
+            partial(check_objective, objective.name, objective.params, bags_per_step, n_classes),
             partial(AGGREGATORS.check, aggregator.name, aggregator.params),
         ):
             try:
