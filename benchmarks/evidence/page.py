@@ -101,11 +101,11 @@ def _section(name: str, study: Json) -> str:
     for selection, result in study["selections"].items():
         if len(study["selections"]) > 1:
             lines.append(f"Validation by {selection}:")
-        lines.append(_arms_table(result))
+        lines.append(_arms_table(result, edges=len(study["rates"]) > 2))
     return "\n\n".join(lines)
 
 
-def _arms_table(result: Json) -> str:
+def _arms_table(result: Json, *, edges: bool) -> str:
     f1, auc = result["metrics"]["macro_f1"], result["metrics"]["auc"]
     header = [
         "arm",
@@ -126,7 +126,7 @@ def _arms_table(result: Json) -> str:
         rows.append(
             [
                 f"{arm} (rival)" if arm == result["rival"] else arm,
-                f"{chosen['rate']:g}" + (" (edge)" if chosen["edge"] else ""),
+                f"{chosen['rate']:g}" + (" (edge)" if edges and chosen["edge"] else ""),
                 f"{chosen['validation']['monitor']:.3f}",
                 _interval(run),
                 _interval(other),
