@@ -5,7 +5,7 @@
 
 `core` compares six objectives with 8 seeds and 4 rates each; `explore` all others with 2 seeds,
 and the variants under development; `confirm` the frozen ones, once, on what they were not
-developed on. `--short` runs every step on a few bags, to show that it works; its figures mean
+developed on; `classic` the core on the classic MIL sets of --mil. `--short` runs every step on a few bags, to show that it works; its figures mean
 nothing.
 """
 
@@ -92,10 +92,10 @@ def _studies(asked: argparse.Namespace) -> Iterator[Study]:
     for name, settings in (("cohort-in-domain", within), ("cohort-across-sites", across)):
         if wanted(name):
             stains = sets.NEW_SITES if fresh else sets.SITES
-            slides = 2 if asked.short else 12
+            slides = 2 if asked.short else 6 if fresh else 12
             made = sets.cohort(stains, slides, draw, data / f"cohort{mark}")
             yield Study(name, made, settings)
-    if asked.mil and fresh:
+    if asked.mil:
         for name in sets.CLASSIC:
             if wanted(name):
                 yield Study(name, sets.classic(name, asked.mil, data / name))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.evidence import sets
+
 Arm = dict[str, Any] | str
 
 CORE: list[Arm] = ["ce", "balanced-ce", "pc_softmax", "cosine_pc", "ncmi", "ncmi_softmax"]
@@ -58,6 +60,17 @@ VARIANTS: list[Arm] = [
 """NCMI as it might be: rules, forms, temperatures, centroids, heads."""
 
 
+FROZEN: list[Arm] = [
+    {"label": "ncmi-prototype", "name": "ncmi", "predict": "own"},
+    {"label": "ncmi_softmax-auto", "name": "ncmi_softmax", "predict": "auto"},
+    {"label": "cosine_pc-auto", "name": "cosine_pc", "predict": "auto"},
+    {"label": "ce-class-mean", "name": "ce", "predict": "class_mean"},
+]
+"""What is confirmed beside the core: NCMI by its prototypes, for labels that are wrong; the softmax
+of divergences by the rule chosen on validation, for few and uneven bags; and their controls, the
+cosine and cross-entropy with the same freedom of rule. Frozen after the exploratory tier."""
+
+
 @dataclass(frozen=True)
 class Tier:
     """Arms, the seeds they are fitted with, the rates tried, and on which data.
@@ -89,6 +102,13 @@ TIERS = {
         rate_seeds=1,
         only=("digit-bags-4", "digit-images-30", "cohort-across"),
     ),
-    "confirm": Tier(CORE, tuple(range(100, 108)), rate_seeds=1, fresh=True),
+    "confirm": Tier(
+        [*CORE, *FROZEN],
+        tuple(range(100, 108)),
+        rate_seeds=1,
+        fresh=True,
+        only=("digit-images-30", "digit-bags-4", "cohort-across-sites"),
+    ),
+    "classic": Tier(CORE, tuple(range(100, 108)), rate_seeds=1, only=sets.CLASSIC),
 }
-"""What `confirm` compares is frozen before it is run; see docs/results/objectives.md."""
+"""What `confirm` and `classic` compare was frozen before they were run, once."""

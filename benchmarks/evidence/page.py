@@ -15,6 +15,7 @@ Json = dict[str, Any]
 _TIERS = {
     "core": "Core, developed on",
     "confirm": "Confirmation",
+    "classic": "Classic MIL sets",
     "explore": "Exploratory",
 }
 _PARTS = Path(__file__).with_name("reading")  # text around the tables, by name of the part
