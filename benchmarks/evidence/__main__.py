@@ -5,8 +5,8 @@
 
 `core` compares six objectives with 8 seeds and 4 rates each; `explore` all others with 2 seeds,
 and the variants under development; `confirm` the frozen ones, once, on what they were not
-developed on; `classic` the core on the classic MIL sets of --mil. `--short` runs every step on a few bags, to show that it works; its figures mean
-nothing.
+developed on; `classic` the core on the classic MIL sets of --mil. `--short` runs every step on a
+few bags, to show that it works; its figures mean nothing.
 """
 
 from __future__ import annotations
