@@ -8,7 +8,7 @@ help:  ## list what can be made
 setup:  ## make .venv with wsi and all developer tools, at the versions of constraints.txt
 	python3 -m venv .venv
 	$(BIN)/pip install -q uv
-	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e . --group dev
+	$(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python -c constraints.txt -e . --group dev
 
 demo:  ## run the whole of wsi on synthetic slides; look at wsi-demo/report.html
 	$(BIN)/wsi demo
