@@ -144,7 +144,7 @@ def cohort(sites: tuple[Site, ...], per_class_and_site: int, seed: int, root: Pa
     with processes(2) as pool:
         list(pool.map(partial(write_slide_of, folder=folder), todo))
     config = load_config(["tiling.mpp=0.5", "tiling.tile_px=128"])
-    code = preprocess.run(config, preprocess.Options(folder, root, jobs=2), Console(quiet=True))
+    code = preprocess.run(config, preprocess.Options((folder,), root, jobs=2), Console(quiet=True))
     if code:
         raise ConfigError(f"{root}: preprocessing ended with {code} — see `wsi why`")
     write_table(planned, [slide_path(item, folder) for item in planned], root / "cohort.csv")
