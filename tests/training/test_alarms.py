@@ -267,3 +267,15 @@ def test_raised_alarms_are_gathered_by_name():
     x, y = raised_over(rows)
     assert x == Raised("x", "x 5", (1, 2, 3, 5))
     assert (x.epochs_text, y.epochs_text) == ("1-3, 5", "2")
+
+
+def test_a_class_of_one_validation_bag_makes_no_other_spread_far() -> None:
+    figures = {
+        "concentration_by_class": [1e-17, 2e-17, 0.3],
+        "bags_by_class": [1, 1, 4],
+        "predicted": [1, 1, 4],
+    }
+    alone = [{"epoch": k, "grad_norm": 1.0, "figures": figures} for k in range(8)]
+    assert alarms(alone) == []
+    several = [row | {"figures": figures | {"bags_by_class": [2, 2, 4]}} for row in alone]
+    assert [alarm.name for alarm in alarms(several)] == ["class-never-predicted"]

@@ -209,7 +209,9 @@ def _never_predicted(fit: _Fit, k: int) -> set[int]:
 def _far_class(fit: _Fit, k: int) -> tuple[int, float] | None:
     """Return the class of largest concentration, and its ratio to the others' median, if large."""
     by_class = fit.figure("concentration_by_class", k) or ()
-    present = {c: value for c, value in enumerate(by_class) if value is not None}
+    bags = fit.figure("bags_by_class", k) or [2] * len(by_class)
+    # A single bag is its own mean: it spreads by rounding alone, and nothing compares with that.
+    present = {c: v for c, (v, n) in enumerate(zip(by_class, bags)) if v is not None and n > 1}
     if len(present) < 2:
         return None
     worst = max(present, key=present.__getitem__)
