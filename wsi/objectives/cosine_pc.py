@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import Tensor
-from torch.nn import functional
 
-from wsi.objectives.base import BagOutput, Objective
+from wsi.objectives.base import BagOutput
 from wsi.objectives.checks import require_positive
 from wsi.objectives.heads import CosineHead
-from wsi.objectives.prior import Prior, log_prior, retargeted
+from wsi.objectives.prior import Prior
+from wsi.objectives.prior_softmax import PriorSoftmax
 from wsi.objectives.rules import Predict
-from wsi.objectives.totals import mean_over_bags
-from wsi.objectives.weights import Weight, class_weights
+from wsi.objectives.weights import Weight
 
 
-class CosinePC(Objective):
+class CosinePC(PriorSoftmax):
     """Cosine softmax to fixed prototypes with the class prior: the plain control of NCMI.
 
     CE(u / T + log pi, y), u_c the cosine to fixed prototype c; decides by the largest u.
@@ -39,10 +38,6 @@ class CosinePC(Objective):
     et al. 2021 (arXiv 2007.07314).
     """
 
-    wants = "embedding"
-    log_pi: Tensor
-    weights: Tensor
-
     def __init__(
         self,
         n_classes: int,
@@ -55,21 +50,12 @@ class CosinePC(Objective):
         prior: Prior | None = None,
         predict: Predict = "own",
     ) -> None:
-        super().__init__(n_classes, embedding_dim, class_counts, predict=predict)
+        super().__init__(
+            n_classes, embedding_dim, class_counts, weight=weight, prior=prior, predict=predict
+        )
         require_positive("cosine_pc", temperature=temperature, m=m)
         self._temperature = temperature
         self.head = CosineHead(n_classes, embedding_dim, m)
-        usual: Prior = "uniform" if weight == "balanced" else "training"
-        # Weights of one's own, or a prior that is not that of the bags as weighted, shift it.
-        self.own_prior = "uniform" if prior in (None, usual) and isinstance(weight, str) else None
-        self.register_buffer("weights", class_weights(weight, class_counts))
-        self.register_buffer("log_pi", log_prior(prior or usual, class_counts))
-
-    def forward(self, output: BagOutput, y: Tensor) -> Tensor:
-        """Return the mean cross-entropy in nats."""
-        scores = retargeted(self.own_scores(output), self.log_pi)
-        losses = functional.cross_entropy(scores, y, reduction="none")
-        return mean_over_bags(self.weights.to(losses)[y] * losses, shared=self.training)
 
     def own_scores(self, output: BagOutput) -> Tensor:
         """Return u / T (B, C)."""

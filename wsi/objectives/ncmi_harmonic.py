@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import Tensor
-from torch.nn import functional
 
-from wsi.objectives.base import BagOutput, Objective
+from wsi.objectives.base import BagOutput
 from wsi.objectives.checks import require_positive
 from wsi.objectives.heads import DivergenceHead
-from wsi.objectives.prior import Prior, log_prior, retargeted
+from wsi.objectives.prior import Prior
+from wsi.objectives.prior_softmax import PriorSoftmax
 from wsi.objectives.rules import Predict
-from wsi.objectives.totals import mean_over_bags
 
 
-class NCMIHarmonic(Objective):
+class NCMIHarmonic(PriorSoftmax):
     """Inverse powers of divergences to fixed prototypes: NCMI against each rival class.
 
     -log of pi_y (d_y + eps)^-k over sum_c pi_c (d_c + eps)^-k, d_c = KL(p || q_c) / D.
@@ -38,10 +37,6 @@ class NCMIHarmonic(Objective):
     (arXiv 2502.01628).
     """
 
-    wants = "embedding"
-    own_prior = "uniform"
-    log_pi: Tensor
-
     def __init__(
         self,
         n_classes: int,
@@ -55,17 +50,12 @@ class NCMIHarmonic(Objective):
         prior: Prior = "training",
         predict: Predict = "own",
     ) -> None:
-        super().__init__(n_classes, embedding_dim, class_counts, predict=predict)
+        super().__init__(
+            n_classes, embedding_dim, class_counts, weight="none", prior=prior, predict=predict
+        )
         require_positive("ncmi_harmonic", k=k, eps=eps, temperature=temperature, m=m)
         self._k, self._eps = k, eps
         self.head = DivergenceHead(n_classes, embedding_dim, temperature, m)
-        self.register_buffer("log_pi", log_prior(prior, class_counts))
-
-    def forward(self, output: BagOutput, y: Tensor) -> Tensor:
-        """Return the mean loss in nats."""
-        scores = retargeted(self.own_scores(output), self.log_pi)
-        losses = functional.cross_entropy(scores, y, reduction="none")
-        return mean_over_bags(losses, shared=self.training)
 
     def own_scores(self, output: BagOutput) -> Tensor:
         """Return -k log(d_c + eps) (B, C)."""
