@@ -13,17 +13,22 @@ One thread, one process; what is compared alternates, so that a busy machine slo
 ratios are medians of paired ratios of CPU time. Memory is the most that lives at once of what the
 step allocates, gradients included, by torch's profiler.
 
-    python benchmarks/objectives.py [--part loss|naive|step] [--rounds 15] [--classes 4]
+    python benchmarks/objectives.py [--part loss|naive|step] [--rounds 15] [--markdown]
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
 
 import numpy as np
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler reads these when torch is imported,
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # and tells of every start and stop else
+
 import torch
 from torch import Tensor, nn
 
@@ -142,41 +147,49 @@ def peak_megabytes(step: Step) -> float:
     return float(np.cumsum([change for _, change in changes]).max(initial=0)) / 2**20
 
 
-def table(steps: dict[str, Step], base: str, rounds: int, repeat: int = 1) -> None:
+def table(
+    steps: dict[str, Step], base: str, rounds: int, *, repeat: int = 1, markdown: bool = False
+) -> None:
     """Print time, memory and ratios to `base`."""
     times = milliseconds(steps, rounds, repeat)
+    if markdown:
+        print(f"\n| | ms | times {base} | MB |\n|---|---|---|---|")
     for name, step in steps.items():
         ratio = float(np.median(times[name] / times[base]))
-        print(
-            f"  {name:<18}{np.median(times[name]):9.3f} ms {ratio:7.2f} x {base}"
-            f" {peak_megabytes(step):9.2f} MB"
-        )
+        ms, mb = float(np.median(times[name])), peak_megabytes(step)
+        if markdown:
+            print(f"| {name} | {ms:.3f} | {ratio:.2f} | {mb:.2f} |")
+        else:
+            print(f"  {name:<18}{ms:9.3f} ms {ratio:7.2f} x {base} {mb:9.2f} MB")
+    if markdown:
+        print()
 
 
-def losses(rounds: int) -> None:
+def losses(rounds: int, *, markdown: bool = False) -> None:
     """Print every registered objective at every size."""
     for B, C, E, m in [*BAG_SIZES, IMAGE_SIZE]:
         print(f"loss and backward, B {B}, C {C}, embedding {E}, m {m}")
         made = {name: loss_step(name, B, C, E, m) for name in OBJECTIVES.names()}
         steps = {name: step for name, step in made.items() if step is not None}
-        table(steps, "ce", rounds, repeat=1 if C > 100 else 20)
+        table(steps, "ce", rounds, repeat=1 if C > 100 else 20, markdown=markdown)
 
 
-def naive(rounds: int) -> None:
+def naive(rounds: int, *, markdown: bool = False) -> None:
     """Print NCMI beside the broadcast form, after checking that their gradients agree."""
     for B, C, m in [(8, 4, 32), (32, 4, 32), (IMAGE_SIZE[0], IMAGE_SIZE[1], IMAGE_SIZE[3])]:
         steps = terms_steps(B, C, m)
         ours, other = (steps[name]() for name in ("ours", "broadcast"))
         error = float((ours - other).abs().max() / other.abs().max())  # pyright: ignore
         print(f"NCMI from features, B {B}, C {C}, m {m} (gradients agree to {error:.0e})")
-        table(steps, "ours", rounds if C < 100 else 3, repeat=20 if C < 100 else 1)
+        few, repeat = (rounds, 20) if C < 100 else (3, 1)
+        table(steps, "ours", few, repeat=repeat, markdown=markdown)
 
 
-def training(rounds: int, classes: int) -> None:
+def training(rounds: int, classes: int, *, markdown: bool = False) -> None:
     """Print a whole step with each of the two."""
     print(f"training step, one bag of {TILES} tiles x {DIM}, gated ABMIL, C {classes}")
     steps = {name: training_step(name, classes) for name in ("ce", "ncmi")}
-    table(steps, "ce", 3 * rounds)
+    table(steps, "ce", 3 * rounds, markdown=markdown)
 
 
 def main() -> None:
@@ -185,15 +198,16 @@ def main() -> None:
     parser.add_argument("--part", choices=["loss", "naive", "step"], action="append")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--classes", type=int, default=4)
+    parser.add_argument("--markdown", action="store_true", help="print tables of Markdown")
     options = parser.parse_args()
     torch.set_num_threads(1)
     parts = options.part or ["step", "loss", "naive"]
     if "step" in parts:
-        training(options.rounds, options.classes)
+        training(options.rounds, options.classes, markdown=options.markdown)
     if "loss" in parts:
-        losses(options.rounds)
+        losses(options.rounds, markdown=options.markdown)
     if "naive" in parts:
-        naive(options.rounds)
+        naive(options.rounds, markdown=options.markdown)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from pipelines.console import Console
 from pipelines.evaluate import load_predictions
 from pipelines.rundir import RunDir
 from pipelines.scoring import interval
+from pipelines.summary import read_history
 from pipelines.workers import processes
 from wsi.bags import open_store
 from wsi.cohorts.synthetic import (
@@ -34,6 +35,7 @@ from wsi.errors import ConfigError
 from wsi.explain import attention_of, top_tiles
 from wsi.files import publish_json
 from wsi.geojson import read_geojson
+from wsi.training.alarms import raised_over
 
 RUNS = {
     "ce": ("objective=ce",),
@@ -181,6 +183,7 @@ def _report(out: Path, found: dict[str, Found], console: Console) -> dict[str, A
         f"{result['n']} slides, {result['n_patients']} patients, out-of-fold",
     )
     compare.show_differences(result, console)
+    _say_alarms(runs, console)
     publish_json(out / "comparison.json", result)
     lead = (
         "Synthetic slides, out-of-fold over three folds grouped by patient. "
@@ -197,6 +200,19 @@ def _report(out: Path, found: dict[str, Found], console: Console) -> dict[str, A
         out / "report.html", runs, result, hushed, lead, "wsi demo", NEXT
     )
     return result
+
+
+def _say_alarms(runs: dict[str, Path], console: Console) -> None:
+    """Say, on one line, which alarms the trainings raised and where they are shown."""
+    found: dict[str, list[str]] = {}
+    for name, root in runs.items():
+        histories = [read_history(cell / "metrics.jsonl") for cell in RunDir(root).cells()]
+        kinds = dict.fromkeys(a.name for rows in histories for a in raised_over(rows))
+        if kinds:
+            found[name] = list(kinds)
+    if found:
+        told = "; ".join(f"{name}: {', '.join(kinds)}" for name, kinds in found.items())
+        console.say(f"alarms while training ({told}) — see the learning curves in the report")
 
 
 def _close(

@@ -42,7 +42,7 @@ def summarise(run_dir: RunDir, console: Console, name: str = "") -> RunSummary:
         name=name or run_dir.root.name,
         metrics=_json(run_dir.metrics),
         predictions=predictions,
-        histories={cell.name: _lines(cell / "metrics.jsonl") for cell in run_dir.cells()},
+        histories={cell.name: read_history(cell / "metrics.jsonl") for cell in run_dir.cells()},
         facts=_facts(config, inputs, _json(run_dir.environment), list(done.values())),
         parts=_parts(run_dir, predictions),
         warnings=_json(run_dir.splits.with_suffix(".json"))["warnings"],
@@ -56,7 +56,8 @@ def _json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """Return the epochs of a training from its metrics.jsonl."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 

@@ -255,9 +255,7 @@ def train_cell(cell: Cell) -> dict[str, Any]:
     }
     files = {name: sha256_file(cell.folder / name) for name in _FILES}
     publish_json(cell.folder / "done.json", summary | {"files": files})
-    raised = raised_over(result.history)
-    alarms = [f"{alarm.message} (raised in epochs {alarm.epochs_text})" for alarm in raised]
-    return summary | {"alarms": alarms}
+    return summary | {"alarms": [alarm.text for alarm in raised_over(result.history)]}
 
 
 def _is_done(cell: Cell) -> bool:

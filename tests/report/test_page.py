@@ -267,8 +267,13 @@ def browse(text, folder):
 
 
 def alarmed(history, epochs):
-    alarm = {"name": "saturation", "since": 2, "message": "too steep — raise it"}
-    return [row | {"alarms": [alarm] if row["epoch"] in epochs else []} for row in history]
+    def alarm(epoch):
+        return {"name": "saturation", "since": epoch, "message": "too steep — raise it"}
+
+    return [
+        row | {"alarms": [alarm(row["epoch"])] if row["epoch"] in epochs else []}
+        for row in history
+    ]
 
 
 def test_alarms_stand_beside_the_curves_with_their_epochs(toy, parsed):

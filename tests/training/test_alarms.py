@@ -179,8 +179,9 @@ def test_a_class_that_spreads_far_more_than_the_others_is_named():
         outputs += [(MeanOutput(torch.tensor(points).float()), torch.full((8,), c))]
     figures = NCMI(3, E, [1, 1, 1]).figures(outputs)
     rows = [{"epoch": k, "grad_norm": 1.0, "figures": figures} for k in range(5)]
-    (alarm,) = (a for a in alarms(rows, CLASSES) if a.name == "class-never-predicted")
+    (alarm,) = (a for a in alarms(rows, CLASSES) if a.name == "class-far-spread")
     assert alarm.message.startswith("class high spreads ")
+    assert "since epoch 0 — look at its bags" in alarm.message
     assert [a.name for a in alarms(rows[:4], CLASSES) if a.name == alarm.name] == []
 
 
@@ -260,13 +261,27 @@ def test_without_figures_or_validation_no_bag_is_looked_at_again():
 
 
 def test_raised_alarms_are_gathered_by_name():
-    def row(epoch, *found):
-        return {"epoch": epoch, "alarms": [{"name": n, "message": f"{n} {epoch}"} for n in found]}
+    def row(epoch, **since):
+        found = [{"name": n, "since": s, "message": f"{n} {epoch}"} for n, s in since.items()]
+        return {"epoch": epoch, "alarms": found}
 
-    rows = [row(0), row(1, "x"), row(2, "x", "y"), row(3, "x"), row(4), row(5, "x"), {"epoch": 6}]
+    rows = [row(0), row(1, x=1), row(2, x=1, y=2), row(3, x=1), row(4), row(5, x=5), {"epoch": 6}]
     x, y = raised_over(rows)
     assert x == Raised("x", "x 5", (1, 2, 3, 5))
-    assert (x.epochs_text, y.epochs_text) == ("1-3, 5", "2")
+    assert x.text == "x 5 (it held in epochs 1-3, 5)"
+    assert y.text == "y 2 (it held in epoch 2)"
+
+
+def test_the_epochs_of_a_lasting_alarm_begin_where_its_message_says():
+    figures = {"rule_disagreement": 0.5, "bags": 10}
+    history = []
+    for k in range(6):
+        history.append({"epoch": k, "grad_norm": 1.0, "figures": figures})
+        history[-1]["alarms"] = [alarm.to_json() for alarm in alarms(history)]
+    assert [bool(row["alarms"]) for row in history] == [False] * 4 + [True] * 2
+    (raised,) = raised_over(history)
+    assert "since epoch 0 — " in raised.message
+    assert raised.text.endswith("(it held in epochs 0-5)")
 
 
 def test_a_class_of_one_validation_bag_makes_no_other_spread_far() -> None:
@@ -278,4 +293,4 @@ def test_a_class_of_one_validation_bag_makes_no_other_spread_far() -> None:
     alone = [{"epoch": k, "grad_norm": 1.0, "figures": figures} for k in range(8)]
     assert alarms(alone) == []
     several = [row | {"figures": figures | {"bags_by_class": [2, 2, 4]}} for row in alone]
-    assert [alarm.name for alarm in alarms(several)] == ["class-never-predicted"]
+    assert [alarm.name for alarm in alarms(several)] == ["class-far-spread"]

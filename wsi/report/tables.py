@@ -266,7 +266,7 @@ def alarms(histories: Mapping[str, Epochs]) -> Table | None:
     ]
     if not rows:
         return None
-    columns = ("Training", "Alarm", "Epochs", "Number", "What was seen last, and what to do")
+    columns = ("Training", "Alarm", "Held in epochs", "Number", "What was seen last, and what to do")
     caption = f"Alarms of {len({row[0] for row in rows})} of {len(histories)} trainings"
     return Table(caption, columns, tuple(rows), text_columns=(0, 1, 2, 4))
 

@@ -38,7 +38,7 @@ class Alarm:
 
     Attributes:
         name: `gradient-norm`, `centre-drift`, `collapse`, `runaway-centroids`, `saturation`,
-            `class-never-predicted` or `rule-disagreement`.
+            `class-never-predicted`, `class-far-spread` or `rule-disagreement`.
         since: the first epoch of the unbroken run up to this one in which it held.
         message: what was seen, since when, what to do.
     """
@@ -58,12 +58,18 @@ class Raised:
 
     Attributes:
         message: of the last epoch that raised it.
-        epochs: all that raised it.
+        epochs: all in which it held: those that raised it, and those before that took it to do so.
     """
 
     name: str
     message: str
     epochs: tuple[int, ...]
+
+    @property
+    def text(self) -> str:
+        """Return the message and the epochs in which it held."""
+        noun = "epoch" if len(self.epochs) == 1 else "epochs"
+        return f"{self.message} (it held in {noun} {self.epochs_text})"
 
     @property
     def epochs_text(self) -> str:
@@ -97,12 +103,14 @@ def alarms(history: Rows, classes: Sequence[str] = ()) -> list[Alarm]:
 
 def raised_over(history: Rows) -> list[Raised]:
     """Return each distinct alarm that rows of a fit carry, in order of its first epoch."""
-    found: dict[str, tuple[str, list[int]]] = {}
+    messages: dict[str, str] = {}
+    held: dict[str, set[int]] = {}
     for row in history:
         for alarm in row.get("alarms", ()):
-            _, epochs = found.get(alarm["name"], ("", []))
-            found[alarm["name"]] = alarm["message"], [*epochs, row["epoch"]]
-    return [Raised(name, message, tuple(epochs)) for name, (message, epochs) in found.items()]
+            messages[alarm["name"]] = alarm["message"]
+            span = range(alarm["since"], row["epoch"] + 1)
+            held.setdefault(alarm["name"], set()).update(span)
+    return [Raised(name, text, tuple(sorted(held[name]))) for name, text in messages.items()]
 
 
 @dataclass(frozen=True)
@@ -191,19 +199,24 @@ def _unpredicted(fit: _Fit, k: int) -> str:
     if window[0] < 0:
         return ""
     never = set.intersection(*(_never_predicted(fit, j) for j in window))
-    if never:
-        named = ", ".join(fit.class_name(c) for c in sorted(never))
-        return f"no validation bag is predicted to be of class {named}"
-    far = [_far_class(fit, j) for j in window]
-    if far[-1] is None or {c for c, _ in filter(None, far)} != {far[-1][0]} or None in far:
-        return ""
-    c, times = far[-1]
-    return f"class {fit.class_name(c)} spreads {times:.0f} times as far as the median class"
+    named = ", ".join(fit.class_name(c) for c in sorted(never))
+    return f"no validation bag is predicted to be of class {named}" if never else ""
 
 
 def _never_predicted(fit: _Fit, k: int) -> set[int]:
     predicted, bags = fit.figure("predicted", k) or (), fit.figure("bags_by_class", k) or ()
     return {c for c, (n, of) in enumerate(zip(predicted, bags)) if of and not n}
+
+
+def _far_spread(fit: _Fit, k: int) -> str:
+    """Say which class spreads far, the same in each of the last epochs."""
+    if k < LASTING - 1:
+        return ""
+    far = [_far_class(fit, j) for j in range(k - LASTING + 1, k + 1)]
+    if far[-1] is None or any(found is None or found[0] != far[-1][0] for found in far):
+        return ""
+    c, times = far[-1]
+    return f"class {fit.class_name(c)} spreads {times:.0f} times as far as the median class"
 
 
 def _far_class(fit: _Fit, k: int) -> tuple[int, float] | None:
@@ -258,6 +271,12 @@ _RULES = (
         "class-never-predicted",
         _unpredicted,
         "give the class more bags or weight, train longer, or raise fit.lr",
+        span=LASTING,
+    ),
+    _Rule(
+        "class-far-spread",
+        _far_spread,
+        "look at its bags for wrong labels or an odd site, train longer, or give it more bags",
         span=LASTING,
     ),
     _Rule(
