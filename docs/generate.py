@@ -194,13 +194,23 @@ def _components(key: str, registry: Registry, title: str, example: str) -> Itera
             [
                 f"`{key}.{p.name}`",
                 _code(_bare(registry.load(name), p)),
-                "needed" if p.default is p.empty else _default(p.default),
+                _default_of(registry.load(name), p),
                 told.get(p.name, ""),
             ]
             for p in registry.settings(name).values()
         ]
         if rows:
             yield _table(rows)
+
+
+def _default_of(thing: Any, parameter: inspect.Parameter) -> str:
+    """Return a parameter's default; what None stands for, where the thing says so."""
+    if parameter.default is parameter.empty:
+        return "needed"
+    meant = getattr(thing, "when_not_given", {}).get(parameter.name)
+    if parameter.default is None and meant:
+        return meant if " " in meant else f"`{meant}`"
+    return _default(parameter.default)
 
 
 def _bare(thing: Any, parameter: inspect.Parameter) -> Any:

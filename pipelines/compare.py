@@ -54,6 +54,7 @@ def show_differences(result: dict[str, Any], console: Console) -> None:
     ]
     columns = ["run", "minus", f"difference in {result['metric']}", "p", "p (Holm)"]
     console.table(columns, rows, "paired differences")
+    console.say(f"note: {result['p_from']}")
     for note in result["notes"]:
         console.say(f"note: {note}")
 

@@ -253,10 +253,20 @@ def keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
 def _problems(error: ValidationError) -> list[str]:
     """Return one line per setting; every type that a value may have says its own reason."""
     reasons: dict[str, list[str]] = {}
-    for item in error.errors():
+    for item in (leaf for each in error.errors() for leaf in _leaves(each)):
         subject, reason = _problem(item)
         reasons.setdefault(subject, []).append(reason)
     return [f"{subject}{', or: '.join(told)}" for subject, told in reasons.items()]
+
+
+def _leaves(item: Any) -> Iterator[Any]:
+    """Yield an error, of an unknown section one for each of its settings."""
+    value = item["input"]
+    if item["type"] != "extra_forbidden" or not isinstance(value, dict) or not value:
+        yield item
+        return
+    for key, inner in value.items():
+        yield from _leaves({**item, "loc": (*item["loc"], key), "input": inner})
 
 
 def _problem(item: Any) -> tuple[str, str]:
@@ -264,7 +274,15 @@ def _problem(item: Any) -> tuple[str, str]:
     if item["type"] == "extra_forbidden":
         return f"unknown setting '{path}'", _near_key(path)
     reason = item["msg"].removeprefix("Value error, ")
+    if path in TRAINING and isinstance(item["input"], list | tuple):
+        reason += (
+            f" — `wsi study` compares several: study.arms=[{','.join(map(str, item['input']))}]"
+        )
     known = set(keys())
+    if path in {key.rpartition(".")[0] for key in known} and reason.split("=")[0].split()[0] in (
+        key.removeprefix(f"{path}.") for key in known
+    ):
+        return f"{path}.", reason  # of settings together, which the reason begins with
     path = (
         path if path in known or path.rpartition(".")[0] not in known else path.rpartition(".")[0]
     )

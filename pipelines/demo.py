@@ -183,7 +183,7 @@ def _report(out: Path, found: dict[str, Found], console: Console) -> dict[str, A
         f"{result['n']} slides, {result['n_patients']} patients, out-of-fold",
     )
     compare.show_differences(result, console)
-    _say_alarms(runs, console)
+    say_alarms(runs, console)
     publish_json(out / "comparison.json", result)
     lead = (
         "Synthetic slides, out-of-fold over three folds grouped by patient. "
@@ -202,7 +202,7 @@ def _report(out: Path, found: dict[str, Found], console: Console) -> dict[str, A
     return result
 
 
-def _say_alarms(runs: dict[str, Path], console: Console) -> None:
+def say_alarms(runs: dict[str, Path], console: Console) -> None:
     """Say, on one line, which alarms the trainings raised and where they are shown."""
     found: dict[str, list[str]] = {}
     for name, root in runs.items():

@@ -37,14 +37,14 @@ def run(
     ]
     if len(set(targets)) < len(targets):
         raise ConfigError("several results would be written to one metrics.json — give --out DIR")
-    results = {}
+    results, said = {}, set()
     for name, source, path in zip(names, sources, targets, strict=True):
         predictions = load_predictions(source)
         if cohort is not None:
             predictions = _relabelled(predictions, cohort, source, console)
         metrics = evaluate(predictions, spec)
         shown = metrics | {"by": {k: v for k, v in metrics["by"].items() if not by or k in by}}
-        show_metrics(shown, console, name, single=bool(by))
+        show_metrics(shown, console, name, single=bool(by), said=said)
         publish_json(path, metrics)
         console.say(f"wrote {path}")
         results[name] = metrics

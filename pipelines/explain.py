@@ -53,7 +53,7 @@ class Computed:
 
 
 def run(options: Options, console: Console) -> int:
-    """Explain slides; 3 when some could not be."""
+    """Explain slides; 3 when some could not be, or have no bag."""
     check_device(options.device)
     store = bags_of(options)
     models = RunModels(options.run, store.ids())
@@ -61,7 +61,7 @@ def run(options: Options, console: Console) -> int:
     out = ExplainDir(options.out)
     settings = settings_of(options, models)
     out.check(settings)
-    planned = planned_slides(options, store, models, settings, console)
+    planned, left_out = planned_slides(options, store, models, settings, console)
     say_plan(planned, console)
     if options.dry_run:
         console.say("nothing was written")
@@ -75,7 +75,7 @@ def run(options: Options, console: Console) -> int:
     if facts:
         slides = {p.at.slide_id: p.at for p in planned}
         write_galleries(facts, slides, models.classes, out, options.jobs, models.config, console)
-    return _close(facts, failed, options, models, out, console)
+    return _close(facts, failed, left_out, options, models, out, console)
 
 
 def _explained(
@@ -191,6 +191,7 @@ def _finished(
         "out_of_fold": item.speakers.out_of_fold,
         "tiles": len(maps.xy0),
         "exact": evidence.exact,
+        "pmi": evidence.pmi is not None,
         "gap": evidence.gap,
         "sum": float(maps.values(options.maps[0]).sum()),
         "lesion_tiles": None if drawn.lesion is None else int(drawn.lesion.sum()),
@@ -229,12 +230,13 @@ def _top(maps: TileMaps, evidence: Evidence, classes: Sequence[str]) -> dict[str
 def _close(
     facts: Sequence[dict[str, Any]],
     failed: Mapping[str, str],
+    left_out: Sequence[str],
     options: Options,
     models: RunModels,
     out: ExplainDir,
     console: Console,
 ) -> int:
-    summary = summary_of(facts, failed, options, models)
+    summary = summary_of(facts, failed, left_out, options, models)
     publish_json(out.summary, summary)
     cards = [card_of(f, options, out) for f in facts]
     galleries = [(c, out.gallery(c)) for c in models.classes if out.gallery(c).is_file()]
@@ -247,4 +249,4 @@ def _close(
     console.result(summary)
     say_summary(summary, console)
     console.say(f"maps: {out.page}")
-    return 3 if failed else 0
+    return 3 if failed or left_out else 0

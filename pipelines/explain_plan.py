@@ -18,6 +18,7 @@ from wsi.bags import BagStore, open_store
 from wsi.errors import BagMismatchError, ConfigError
 from wsi.explain import MapName, Question
 from wsi.files import sha256_file, sha256_json
+from wsi.findings import few
 from wsi.registry import suggest
 
 
@@ -83,8 +84,8 @@ def planned_slides(
     models: RunModels,
     settings: Mapping[str, Any],
     console: Console,
-) -> list[Planned]:
-    """Return the slides that have a bag, in order of id.
+) -> tuple[list[Planned], list[str]]:
+    """Return the slides that have a bag, in order of id, and the ids of those left out.
 
     Raises:
         ConfigError: a slide asked for is not there or has no bag, or there is none at all.
@@ -104,8 +105,12 @@ def planned_slides(
             f"none of the {counted(len(files), 'slide')} below --slides has a bag in {store.root} "
             "— run `wsi preprocess` for them, or name other bags with --bags"
         )
-    if len(ids) < len(files) and not options.only:
-        console.say(f"{counted(len(files) - len(ids), 'slide')} without a bag left out")
+    left_out = [] if options.only else sorted(set(files) - with_bags)
+    if left_out:
+        console.warn(
+            f"{counted(len(left_out), 'slide')} without a bag left out: {few(left_out)} — run "
+            "`wsi preprocess` for them"
+        )
     outlines = _annotations(options, {s: files[s] for s in ids}, console)
     planned = []
     for slide_id in ids:
@@ -124,7 +129,7 @@ def planned_slides(
         hashed = sha256_file(beside) if beside else None
         key = sha256_json({**settings, "bag": info.sha256, "annotations": hashed})
         planned.append(Planned(at, models.speakers(slide_id), beside, key))
-    return planned
+    return planned, left_out
 
 
 def _annotations(options: Options, files: Mapping[str, Path], console: Console) -> dict[str, Path]:

@@ -49,6 +49,7 @@ def table_row(f: Mapping[str, Any], shown: MapName) -> list[str]:
 def summary_of(
     facts: Sequence[dict[str, Any]],
     failed: Mapping[str, str],
+    left_out: Sequence[str],
     options: Options,
     models: RunModels,
 ) -> dict[str, Any]:
@@ -66,6 +67,8 @@ def summary_of(
         "smoothing": options.smoothing,
         "slides": len(facts),
         "failed": dict(failed),
+        "left_out": list(left_out),
+        "without_pmi": sum(f.get("pmi") is False for f in facts),
         "exact": all(f["exact"] for f in facts) if facts else None,
         "max_gap": max((f["gap"] for f in facts), default=None),
         "auroc": _mean_aurocs([f["auroc"] for f in facts if f["auroc"]]),
@@ -101,12 +104,19 @@ def say_summary(summary: Mapping[str, Any], console: Console) -> None:
         console.warn(
             f"objective '{summary['objective']}' decides by scores that are not linear in the bag "
             "embedding: evidence and contrast are approximate (integrated gradients), "
-            "leave-one-out and pmi exact — train with objective.predict=probe for exact maps"
+            f"leave-one-out{'' if summary['without_pmi'] else ' and pmi'} exact — train with "
+            "objective.predict=probe for exact maps"
+        )
+    if summary["without_pmi"]:
+        console.say(
+            f"no pmi of {counted(summary['without_pmi'], 'slide')}: the probabilities of the rule "
+            "that decides are at no known prior, so that column is empty"
         )
     told = {
         "auroc": "tiles at least half lesion, shown class",
         "auroc_touched": "tiles that touch a lesion, shown class",
-        "auroc_of_label": "tiles at least half lesion, labelled class, out-of-fold",
+        "auroc_of_label": "tiles at least half lesion, labelled class against the mean of the "
+        "others whatever --against says, out-of-fold",
     }
     for key, whose in told.items():
         found = summary[key]

@@ -64,8 +64,10 @@ def _rows(what: str) -> Iterator[dict[str, Any]]:
         for name in registry.names():
             thing = registry.load(name)
             hints = get_type_hints(thing.__init__ if inspect.isclass(thing) else thing)
+            meant = getattr(thing, "when_not_given", {})
             settings = [
-                _setting(p, _type(hints.get(p.name, Any))) for p in registry.settings(name).values()
+                _setting(p, hints.get(p.name, Any), meant.get(p.name))
+                for p in registry.settings(name).values()
             ]
             summary = (thing.__doc__ or "").strip().splitlines()[0]
             yield {"name": name, "summary": summary, "settings": ", ".join(settings)}
@@ -91,7 +93,13 @@ def _encoders() -> Iterator[dict[str, Any]]:
         }
 
 
-def _setting(parameter: inspect.Parameter, type_name: str) -> str:
+def _setting(parameter: inspect.Parameter, annotation: Any, meant: str | None) -> str:
+    """Return name, default and type; `meant` says what a default of None stands for."""
+    if meant is not None and parameter.default is None:
+        words = " | ".join(_type(each) for each in get_args(annotation) if each is not NoneType)
+        sign = "=" if " " not in meant else ": "
+        return f"{parameter.name}{sign}{meant} ({words})"
+    type_name = _type(annotation)
     if parameter.default is parameter.empty:
         return f"{parameter.name} ({type_name}, needed)"
     return f"{parameter.name}={parameter.default} ({type_name})"

@@ -101,7 +101,7 @@ class RunDir:
     def _refuse_another_run(self, config: Config, inputs: dict[str, Any]) -> None:
         old = pipelines.config.read_config(self.config).model_dump(mode="json")
         new = config.model_dump(mode="json")
-        changed = [f"{key} {a} -> {b}" for key, a, b in differences(old, new)]
+        changed = changes(old, new)
         before = self.read_inputs()
         changed += [key for key in inputs if before.get(key) != inputs[key]]
         if changed:
@@ -109,6 +109,17 @@ class RunDir:
                 f"{self.root} holds a run with other settings or inputs "
                 f"({', '.join(changed[:5])}) — give another --out"
             )
+
+
+def changes(old: Any, new: Any) -> list[str]:
+    """Return what differs between two settings, in words; a new order is called one."""
+    return [f"{key} {a} -> {b}{_reordered(a, b)}" for key, a, b in differences(old, new)]
+
+
+def _reordered(old: Any, new: Any) -> str:
+    if not (isinstance(old, list) and isinstance(new, list)):
+        return ""
+    return ", the same in another order" if sorted(map(str, old)) == sorted(map(str, new)) else ""
 
 
 def holds_other_things(root: Path, logs: AbstractSet[str]) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pipelines.console import Console
 from pipelines.rundir import RunDir
 from wsi.evaluation import Predictions, evaluate
+from wsi.evaluation.information_scores import BELOW_ZERO
 from wsi.files import publish_json
 from wsi.specs import EvaluateSpec
 
@@ -25,23 +27,46 @@ def score_run(
 
 
 def show_metrics(
-    metrics: dict[str, Any], console: Console, title: str = "", *, single: bool = False
+    metrics: dict[str, Any],
+    console: Console,
+    title: str = "",
+    *,
+    single: bool = False,
+    said: set[str] | None = None,
 ) -> None:
     """Print the headline scores with intervals, by site too, and what to know about them.
 
     A site or cohort that is the only one repeats the whole, and is shown only when `single`.
+
+    Args:
+        said: notes that were said of other runs, and need not be said again.
     """
-    rows = [["all", *_row(metrics)]]
+    parts = {"all": metrics}
     for kind in ("site", "cohort"):
         groups = metrics["by"].get(kind, {})
         if single or len(groups) > 1:
-            rows += [[f"{kind} {name}", *_row(group)] for name, group in groups.items()]
+            parts |= {f"{kind} {name}": group for name, group in groups.items()}
+    rows = [[name, *_row(part)] for name, part in parts.items()]
     console.table(["part", "n", "patients", *SHOWN], rows, title)
+    told = []
     console.say(information_line(metrics["information"]))
     if metrics["information"]["as_predicted"] is None:
-        console.say(f"note: probabilities {metrics['information']['probabilities']}")
-    for note in metrics["notes"]:
-        console.say(f"note: {note}")
+        told.append(f"the probabilities are {metrics['information']['probabilities']}")
+    if any(_is_point(part[m]) for part in parts.values() for m in SHOWN):
+        told.append(
+            "an interval of one point: no replicate differs, as no misranked pair or wrong "
+            "decision was seen; so few slides do not show that there are none"
+        )
+    say_notes([*told, *metrics["notes"]], console, said)
+
+
+def say_notes(notes: Sequence[str], console: Console, said: set[str] | None = None) -> None:
+    """Say notes, without those that have been said; they join what was `said`."""
+    said = set() if said is None else said
+    for note in dict.fromkeys(notes):
+        if note not in said:
+            console.say(f"note: {note}")
+    said.update(notes)
 
 
 def information_line(found: dict[str, Any]) -> str:
@@ -50,6 +75,7 @@ def information_line(found: dict[str, Any]) -> str:
     told = f"information on the labels: {interval(mi)}"
     if mi["value"] is not None:
         told += f" nats, {share['value']:.0%} of their entropy ({found['label_entropy']:.3f})"
+        told += f" ({BELOW_ZERO})" if mi["value"] < 0 else ""
     if ncmi["ncmi"] is None:
         return f"{told}; NCMI {ncmi['note']}"
     return (
@@ -61,6 +87,10 @@ def information_line(found: dict[str, Any]) -> str:
 def _row(scores: dict[str, Any]) -> list[str]:
     first = scores[SHOWN[0]]
     return [str(first["n"]), str(first["n_patients"]), *(interval(scores[m]) for m in SHOWN)]
+
+
+def _is_point(score: dict[str, Any]) -> bool:
+    return score["low"] is not None and score["low"] == score["high"]
 
 
 def interval(score: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from pipelines.console import Console
+from pipelines.console import Console, counted
 from pipelines.fits import (
     UNKNOWN_PRIOR,
     Material,
@@ -137,8 +137,9 @@ def _say_plan(
     tell = console.say if loud else console.detail
     n = len(splits.folds) * len(config.fit.seeds)
     console.say(
-        f"{config.aggregator.name} + {config.objective.name}: {len(splits.folds)} folds x "
-        f"{len(config.fit.seeds)} seeds = {n} fits of {config.fit.epochs} epochs"
+        f"{config.aggregator.name} + {config.objective.name}: "
+        f"{counted(len(splits.folds), 'fold')} x {counted(len(config.fit.seeds), 'seed')} = "
+        f"{counted(n, 'fit')} of {counted(config.fit.epochs, 'epoch')}"
     )
     labels = {row.slide_id: row.label for row in cohort.rows}
     for fold in splits.folds:

@@ -7,6 +7,8 @@ method are not repeated here: they are the keyword-only arguments of the class o
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -30,6 +32,8 @@ class Spec(BaseModel):
 def _component(value: Any) -> Any:
     if isinstance(value, dict) and "name" not in value:
         raise ValueError("settings of nothing — give a name, too")
+    if not isinstance(value, str | dict | Component):
+        raise ValueError("give one name, or {name: <name>, <setting>: <value>, ...}")
     return {"name": value} if isinstance(value, str) else value
 
 
@@ -343,6 +347,17 @@ class ArmSpec(BaseModel):
         return self
 
 
+def _about_arms(labels: Sequence[str]) -> str:
+    counts = Counter(label.lower() for label in labels)
+    twice = [label for label, n in counts.items() if n > 1]
+    if not twice:
+        return f"arms must be two or more, to compare them; there is {', '.join(labels) or 'none'}"
+    return (
+        f"arms must have different labels, and {', '.join(twice)} is there twice — give one a "
+        f"label of its own: {{label: {twice[0]}-2, name: ..., <setting>: ...}}"
+    )
+
+
 Arm = Annotated[ArmSpec, BeforeValidator(_arm)]
 _CORE = ("ce", BALANCED_CE, "pc_softmax", "cosine_pc", "ncmi", "ncmi_softmax")
 
@@ -391,7 +406,7 @@ class StudySpec(Spec):
     def _is_a_comparison(self) -> StudySpec:
         labels = [arm.label for arm in self.arms]
         if len(labels) < 2 or len({label.lower() for label in labels}) < len(labels):
-            raise ValueError("arms must be two or more of different labels")
+            raise ValueError(_about_arms(labels))
         for name, values in (("rates", self.rates), ("selection", self.selection)):
             if not values or len(set(values)) < len(values):
                 raise ValueError(f"{name} must be a list without repeats")

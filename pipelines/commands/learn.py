@@ -245,7 +245,8 @@ def explain(
 
     A slide of the run is explained by the models that never trained on it, any other one with a
     bag by the mean of all. Tiles sum to the logit exactly for mean and attention pooling with a
-    linear head; what is approximate says so. A rerun continues. Exit code 3 when slides fail.
+    linear head; what is approximate says so. A rerun continues. Exit code 3 when slides fail or
+    have no bag.
 
     Example: wsi explain RUN --slides DIR --out OUT --against runner-up
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pipelines.config
-from pipelines.rundir import differences, environment, holds_other_things
+from pipelines.rundir import changes, environment, holds_other_things
 from wsi.errors import ConfigError
 from wsi.files import publish_json
 from wsi.specs import Config
@@ -71,7 +71,7 @@ class StudyDir:
 
     def _refuse_another(self, config: Config, inputs: dict[str, Any]) -> None:
         before = pipelines.config.read_config(self.config)
-        changed = [f"{k} {a} -> {b}" for k, a, b in differences(_fixed(before), _fixed(config))]
+        changed = changes(_fixed(before), _fixed(config))
         arms = {arm.label: arm for arm in before.study.arms}
         changed += [
             f"arm {arm.label}"

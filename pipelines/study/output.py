@@ -7,8 +7,8 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pipelines.console import Console
-from pipelines.scoring import interval
+from pipelines.console import Console, counted
+from pipelines.scoring import interval, say_notes
 from pipelines.study.choices import Choice, Standing
 from pipelines.study.folder import StudyDir
 from wsi.evaluation import Predictions, write_predictions
@@ -57,6 +57,7 @@ def show_rates(
 def show_results(result: Json, console: Console) -> None:
     """Print test figures and differences of the headline metric, by selection."""
     metric = result["metrics"][0]
+    notes: list[str] = []
     for selection, found in result["selections"].items():
         scores = found["metrics"].get(metric)
         if scores is None:
@@ -76,8 +77,14 @@ def show_results(result: Json, console: Console) -> None:
         columns = ["arm", "rate", f"val {result['monitor']}", f"test {metric}", "seeds sd"]
         columns += [f"minus {found['rival']}", "p", "p (Holm)"]
         console.table(columns, rows, f"selection by {selection}")
-        for note in found["notes"]:
-            console.say(f"note: {note}")
+        notes += [*found["notes"], scores["p_from"]]
+    if notes:
+        every, tuning = counted(len(result["seeds"]), "seed"), counted(result["rate_seeds"], "seed")
+        notes.append(
+            f"val {result['monitor']} here is the mean over all {every}, in the table of rates "
+            f"that over the {tuning} tuning them"
+        )
+    say_notes(notes, console)
 
 
 def _difference(differences: Sequence[Json], arm: str) -> list[str]:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipelines.console import Console
+from pipelines.console import Console, counted
 from pipelines.fits import Material, splits_of
 from wsi.aggregators import AGGREGATORS
 from wsi.errors import CohortError, ConfigError, WsiError
@@ -175,17 +175,24 @@ def seeds_of(config: Config, *, allow_few: bool, console: Console) -> tuple[int,
             f"fit.seeds has {len(config.fit.seeds)}, study.least_seeds is {least}: "
             f"the seeds are {', '.join(map(str, seeds))} (--allow-few-seeds keeps fit.seeds)"
         )
-    if len(seeds) < FEW_SEEDS:
-        console.warn(
-            f"{len(seeds)} seeds, fewer than {FEW_SEEDS}: differences are exploratory — "
-            f"fit.seeds={FEW_SEEDS} bears more"
-        )
+    for remark in few_seeds(seeds):
+        console.warn(remark)
     if config.study.rate_seeds > len(seeds):
         raise ConfigError(
             f"study.rate_seeds={config.study.rate_seeds} of {len(seeds)} seeds — lower it, or "
             "give more fit.seeds"
         )
     return tuple(seeds)
+
+
+def few_seeds(seeds: Sequence[int]) -> list[str]:
+    """Return the remark that a study of few seeds needs wherever its figures stand."""
+    if len(seeds) >= FEW_SEEDS:
+        return []
+    return [
+        f"{counted(len(seeds), 'seed')}, fewer than {FEW_SEEDS}: differences are exploratory — "
+        f"fit.seeds={FEW_SEEDS} bears more"
+    ]
 
 
 def splits_by_selection(

@@ -124,7 +124,8 @@ def against(
     }
     controls = {control: others for control, others in controls.items() if others}
     found = compare(runs, metric, spec, rival, controls)
-    keys = ("metric", "higher_is_better", "level", "n", "n_patients", "runs", "differences")
+    keys = ("metric", "higher_is_better", "level", "p_from", "n", "n_patients", "runs")
+    keys += ("differences",)
     more = {"controls": found.get("controls", {}), "notes": found["notes"]}
     return {key: found[key] for key in keys} | more
 

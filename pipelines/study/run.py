@@ -19,6 +19,7 @@ from pipelines.study.plan import (
     Plan,
     by_number,
     check_arms,
+    few_seeds,
     keys_of,
     listed,
     seeds_of,
@@ -63,6 +64,7 @@ def run(config: Config, options: Options, console: Console) -> int:
     splits, notes = splits_by_selection(config, material, options.splits, console)
     warn_of_data(config, next(iter(splits.values())), material, console)
     seeds = seeds_of(config, allow_few=options.allow_few_seeds, console=console)
+    notes += few_seeds(seeds)
     inputs = _inputs(material, options, splits)
     plan = _plan(config, options, configs, material, splits, seeds, inputs)
     _say_plan(plan, config, console)
@@ -86,6 +88,7 @@ def run(config: Config, options: Options, console: Console) -> int:
             console.result({"schema": SCHEMA, "stage": "rates", **_rates_json(found, chosen)})
             return 0
         _need_two(chosen)
+        _again(sharing.plan, tuned, chosen, options, console)
         final = sharing.complete(plan.final_cells(_rates(chosen)), "final")
     notes += _failures(final, console)
     result = _results(folder, plan, config, material, truth, chosen, tuned, final, notes, splits)
@@ -158,7 +161,7 @@ def _say_plan(plan: Plan, config: Config, console: Console) -> None:
     console.say(f"{len(plan.configs)} arms: {', '.join(plan.configs)}; {shared}")
     console.say(
         f"rates: {listed(plan.rates)} x {counted(plan.rate_seeds, 'seed')} for each = "
-        f"{counted(len(plan.rate_cells()), 'fit')} of {config.fit.epochs} epochs"
+        f"{counted(len(plan.rate_cells()), 'fit')} of {counted(config.fit.epochs, 'epoch')}"
     )
     console.say(
         f"final: {counted(len(plan.seeds), 'seed')} at the chosen rate = {_final_count(plan)}"
@@ -229,8 +232,22 @@ def _say_hours(todo: int, each: float, jobs: int, console: Console) -> None:
     hours = todo * each / jobs / 3600
     console.say(
         f"{counted(todo, 'fit')} to do at {each:.2g} s each: about {hours:.2g} hours with "
-        f"--jobs {jobs}"
+        f"--jobs {jobs} under this machine's present load"
     )
+
+
+def _again(
+    plan: Plan,
+    tuned: Mapping[CellId, Summary],
+    chosen: Mapping[str, Mapping[str, Choice]],
+    options: Options,
+    console: Console,
+) -> None:
+    """Say how long the rest will take, now that many fits have been made."""
+    final = plan.final_cells(_rates(chosen))
+    todo = len(final) - len(summaries(plan, final))
+    if todo:
+        _say_hours(todo, _mean_seconds(tuned.values()), options.jobs, console)
 
 
 def _claims(options: Options, config: Config) -> Claims:

@@ -211,3 +211,16 @@ def test_reading_a_cohort_loads_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_unknown_labels_of_many_slides_are_one_line(table):
+    path = table(
+        "slide_id,patient_id,label\n"
+        + "".join(f"s{k},p{k},{'aa' if k < 5 else 'q' if k < 6 else 'b'}\n" for k in range(8))
+    )
+    with pytest.raises(CohortError) as caught:
+        read_cohort(path, classes=AB)
+    assert str(caught.value) == (
+        f"{path.name}: labels that are none of the classes a, b: 'aa' (did you mean 'a'?) of "
+        "5 slides (s0, s1, s2 and 2 more); 'q' of 1 slide (s5) — correct data.classes or the table"
+    )

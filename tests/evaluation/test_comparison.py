@@ -135,3 +135,37 @@ def test_controls_are_compared_under_the_same_draws_and_corrected_by_themselves(
     assert [d["p_holm"] for d in found] == pytest.approx(holm([d["p"] for d in alone]))
     with pytest.raises(ConfigError, match="cannot compare"):
         compare(runs, "auc", QUICK, "a", {"e": ["c"]})
+
+
+def test_p_is_near_that_of_a_permutation_test(toy):
+    """The oracle swaps the runs within patients, which the null hypothesis allows."""
+    from scipy.stats import permutation_test
+
+    x, y = toy(seeds=1, skill=1.5), toy(seeds=1, skill=2.0)
+    (row,) = compare([("x", x), ("y", y)], "micro_f1", EvaluateSpec(replicates=2000))["differences"]
+    right = [
+        (run.table["y_true"] == run.table["y_pred"]).groupby(run.table["patient_id"]).sum()
+        for run in (x, y)
+    ]
+    oracle = permutation_test(
+        (right[1].to_numpy(), right[0].to_numpy()),
+        lambda a, b, axis: (a - b).sum(axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=5000,
+        rng=np.random.default_rng(0),
+    )
+    assert 0.005 < oracle.pvalue < 0.5
+    assert row["p"] == pytest.approx(oracle.pvalue, abs=0.04)
+
+
+def test_a_comparison_says_what_its_p_is(toy):
+    found = compare([("x", toy()), ("y", toy(skill=1.0))], "auc", QUICK)
+    assert "two-sided bootstrap test" in found["p_from"]
+    assert "BCa" in found["p_from"]
+
+
+def test_the_same_classes_in_another_order_are_called_that(toy):
+    table = toy().table
+    with pytest.raises(PredictionsError, match="y the same in another order: d, c, b, a"):
+        compare([("x", toy()), ("y", Predictions(tuple("dcba"), table))], "auc", QUICK)

@@ -51,7 +51,7 @@ def test_without_a_prior_information_is_label_entropy_less_cross_entropy(toy):
     assert found["as_predicted"] is None
     of_scores = block(replace(predictions, head=Head(None, COUNTS)))
     assert of_scores["mi"]["value"] == pytest.approx(expected.mean())
-    assert "scores turned probabilities" in of_scores["mi"]["note"]
+    assert "the probabilities are scores of the decision rule" in of_scores["mi"]["note"]
 
 
 def by_bayes(predictions, prior_of_fold):

@@ -153,3 +153,14 @@ def test_two_thousand_replicates_of_five_hundred_slides_are_quick(toy):
     started = time.process_time()
     evaluate(predictions, EvaluateSpec(replicates=2000))
     assert time.process_time() - started < 6  # about 1 s on an idle core
+
+
+def test_an_interval_of_one_point_says_what_it_rests_on(toy):
+    predictions = toy(skill=30.0)
+    found = evaluate(predictions, EvaluateSpec(replicates=100), ["auc", "micro_f1"])
+    for metric, seen in (("auc", "no misranked pair"), ("micro_f1", "no error")):
+        score = found[metric]
+        assert (score["value"], score["low"], score["high"]) == (1.0, 1.0, 1.0)
+        assert f"degenerate interval: {seen} was seen in {found['n']} slides" in score["note"]
+    usual = evaluate(toy(), EvaluateSpec(replicates=100), ["auc"])["auc"]
+    assert "degenerate" not in usual["note"]

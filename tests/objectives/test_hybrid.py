@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.special import log_softmax, softmax
 
-from wsi.errors import ConfigError, UnknownNameError
+from wsi.errors import ConfigError
 from wsi.objectives.hybrid import Hybrid
 from wsi.objectives.ncmi import NCMI
 
@@ -68,5 +68,10 @@ def test_a_head_without_logits_is_refused():
         Hybrid(3, 8, [2, 2, 2], head="ncmi")
     with pytest.raises(ConfigError, match="head=hybrid"):
         Hybrid(3, 8, [2, 2, 2], head="hybrid")
-    with pytest.raises(UnknownNameError, match="unknown objective 'cf'"):
-        Hybrid(3, 8, [2, 2, 2], head="cf")
+    with pytest.raises(ConfigError, match=r"unknown objective 'cee' \(did you mean 'ce'\?\)"):
+        Hybrid(3, 8, [2, 2, 2], head="cee")
+
+
+def test_errors_of_its_parts_name_hybrid():
+    with pytest.raises(ConfigError, match=r"hybrid: ncmi: temperature=-1\.0 must be above 0"):
+        Hybrid(3, 8, [2, 2, 2], temperature=-1.0)

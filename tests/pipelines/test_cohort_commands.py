@@ -57,8 +57,10 @@ def test_errors_of_a_cohort_are_named_with_line_and_exit_5(
 def test_a_cohort_is_checked_against_given_classes(study: Study, said_json: Json) -> None:
     words = ["cohort", "check", study.cohort, "data.classes=[normal,itc]"]
     errors = [f for f in said_json(words, code=5) if f["severity"] == "error"]
-    assert {f["rule"] for f in errors} == {"unknown-label"}
-    assert len(errors) == 9
+    (error,) = errors
+    assert error["rule"] == "unknown-label"
+    assert len(error["ids"]) == 9
+    assert "none of the classes normal, itc: 'macro' of 9 slides (" in error["message"]
 
 
 def test_one_patient_per_slide_is_suspect(study: Study, said_json: Json) -> None:

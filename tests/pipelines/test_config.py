@@ -270,3 +270,20 @@ def test_sections_of_training_are_all_that_makes_no_bag() -> None:
     bags = {"slides", "tissue", "tiling", "pixels", "quality", "encoder", "compute"}
     bags |= {"limits", "precision", "store"}
     assert set(Config.model_fields) - bags == set(TRAINING)
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("objective=[ce,ncmi]", "`wsi study` compares several: study.arms=[ce,ncmi]"),
+        ("study.arms=[ce,ce]", "study.arms must have different labels, and ce is there twice"),
+        ("study.arms=[ce]", "study.arms must be two or more"),
+        ("splits.folds=3", "unknown setting 'splits.folds' (did you mean 'split.folds'?)"),
+        ("split.kind=sites", "split.kind=sites and test=[<site>, ...] go together"),
+    ],
+)
+def test_what_is_wrong_is_said_without_the_words_of_a_library(word: str, told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config([word])
+    assert told in str(caught.value)
+    assert "valid dictionary" not in str(caught.value)

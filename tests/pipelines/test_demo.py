@@ -18,7 +18,8 @@ from sklearn.metrics import f1_score
 
 from pipelines.cli import app
 from pipelines.config import load_config
-from pipelines.demo import NEXT
+from pipelines.console import Console
+from pipelines.demo import NEXT, say_alarms
 from wsi.cohorts.synthetic import plan_cohort, write_table
 
 CLASSES = ("normal", "large-cell", "small-cell")
@@ -138,3 +139,18 @@ def test_the_demo_shows_what_it_claims_without_a_network(tmp_path: Path) -> None
         assert macro_f1(out / "runs" / name) > macro_f1(out / "runs" / "mean-pooling")
     shown = {run["name"]: run["value"] for run in said["comparison"]["runs"]}
     assert shown == {name: pytest.approx(macro_f1(out / "runs" / name)) for name in shown}
+
+
+def test_alarms_of_the_runs_are_told_on_one_line(tmp_path: Path) -> None:
+    runs = {"ce": tmp_path / "ce", "ncmi": tmp_path / "ncmi"}
+    alarm = {"name": "saturation", "since": 0, "message": "too steep — raise it"}
+    for name, found in (("ce", []), ("ncmi", [alarm])):
+        cell = runs[name] / "fold0-seed0"
+        cell.mkdir(parents=True)
+        (cell / "metrics.jsonl").write_text(json.dumps({"epoch": 0, "alarms": found}) + "\n")
+    console = Console(log=tmp_path / "log")
+    say_alarms(runs, console)
+    (line,) = (tmp_path / "log").read_text().splitlines()
+    assert line.endswith(
+        "alarms while training (ncmi: saturation) — see the learning curves in the report"
+    )

@@ -105,7 +105,7 @@ def test_a_table_from_elsewhere_says_that_its_prior_is_unknown(
     assert run_command(["evaluate", str(path), *FAST]) == 0
     said = capsys.readouterr().err
     assert "information on the labels: " in said
-    assert "note: probabilities of unknown training frequencies" in said
+    assert "note: the probabilities are posteriors at unknown training frequencies" in said
     assert "not comparable across classes, temperatures or simplex maps" in said
     found = json.loads((tmp_path / "metrics.json").read_text())["information"]
     assert "unknown training frequencies" in found["mi"]["note"]

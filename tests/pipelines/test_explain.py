@@ -343,3 +343,34 @@ def test_maps_of_the_demo_point_at_the_planted_lesions(tmp_path: Path) -> None:
         assert summary["auroc_of_label"]["contrast"]["slides"] == 24
         assert summary["auroc_of_label"]["contrast"]["mean"] >= 0.9
         assert summary["max_gap"] < (1e-5 if exact else 0.05)
+
+
+def test_slides_without_a_bag_are_named_and_exit_with_3(
+    shared_run: Path, site: Site, tmp_path: Path, capsys
+) -> None:
+    slides, out = tmp_path / "slides", tmp_path / "out"
+    slides.mkdir()
+    for name in (f"{KNOWN}.tif", "lonely.tif"):
+        (slides / name).write_bytes((site.slides / f"{KNOWN}.tif").read_bytes())
+    assert run_command(words(shared_run, Site(slides, site.bags), out)) == 3
+    assert "1 slide without a bag left out: lonely" in capsys.readouterr().err
+    assert json.loads((out / "summary.json").read_text())["left_out"] == ["lonely"]
+    assert "lonely" in (out / "index.html").read_text()
+
+
+def test_pmi_is_missing_only_where_the_decision_has_no_prior(explained: Explained) -> None:
+    assert explained.tiles(KNOWN)["pmi"].notna().all()  # cross-entropy
+    assert explained.summary["without_pmi"] == 0
+
+
+def test_a_run_whose_decision_has_no_prior_says_that_pmi_is_missing(
+    shared_study: Study, site: Site, tmp_path: Path, capsys
+) -> None:
+    run, out = tmp_path / "run", tmp_path / "out"
+    assert shared_study.train(run, "objective=ncmi", "fit.epochs=1") == 0
+    assert run_command(words(run, site, out, "--slide", KNOWN)) == 0
+    assert pd.read_csv(out / f"{KNOWN}.csv")["pmi"].isna().all()
+    said = capsys.readouterr().err
+    assert "no pmi of 1 slide" in said
+    assert "leave-one-out exact" in said
+    assert "PMI and" not in (out / "index.html").read_text()

@@ -17,6 +17,7 @@ from wsi.bags import STORES
 from wsi.encoders import CATALOG
 from wsi.evaluation import METRICS
 from wsi.objectives import OBJECTIVES
+from wsi.objectives.ncmi_settings import NCMISettings
 from wsi.registry import Registry
 from wsi.slides import READERS
 from wsi.tissue import METHODS
@@ -38,11 +39,14 @@ def test_all_names_are_listed_with_every_setting_and_default(what: str, said_jso
     assert list(listed) == REGISTRIES[what].names()
     for name, row in listed.items():
         assert row["summary"].endswith((".", ":")), f"{name} does not say what it is"
+        meant = getattr(REGISTRIES[what].load(name), "when_not_given", {})
         parameters = inspect.signature(REGISTRIES[what].load(name)).parameters.values()
         for parameter in parameters:
             if parameter.kind is parameter.KEYWORD_ONLY:
                 needed = parameter.default is parameter.empty
                 shown = "weights (path, needed)" if needed else f"={parameter.default}"
+                if parameter.default is None and parameter.name in meant:
+                    shown = meant[parameter.name]
                 assert parameter.name in row["settings"]
                 assert shown in row["settings"]
 
@@ -101,3 +105,15 @@ def test_the_schema_is_one_of_json(said_json: Json) -> None:
     assert schema["type"] == "object"
     assert set(schema["properties"]) == {key.partition(".")[0] for key in keys()}
     assert schema["additionalProperties"] is False
+
+
+def test_defaults_that_are_settled_later_are_listed_as_what_they_are(said_json: Json) -> None:
+    rows = {row["name"]: row["settings"] for row in said_json(["list", "objectives"])}
+    assert "None" not in "".join(rows.values())
+    settled = NCMISettings().resolved(3, 64, official=False)
+    for name in ("form", "centroids", "prototypes", "simplex", "temperature", "center"):
+        assert f"{name}={settled[name]} (" in rows["ncmi"]
+    assert f"center_momentum={settled['center_momentum']:g} (" in rows["ncmi"]
+    assert f"centroid_momentum={settled['centroid_momentum']:g} (" in rows["ncmi"]
+    assert "center=none (none | fixed | ema)" in rows["hybrid"]
+    assert "m: max(32, 4 C) (whole number)" in rows["cosine_pc"]

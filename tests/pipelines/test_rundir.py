@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.config import load_config, read_config
-from pipelines.rundir import RunDir, environment
+from pipelines.rundir import RunDir, changes, environment
 from wsi.errors import ConfigError
 from wsi.files import TEMPORARY_PREFIX
 
@@ -95,3 +95,11 @@ def test_the_environment_names_versions_but_no_one(tmp_path: Path) -> None:
     text = json.dumps(found)
     for private in (socket.gethostname(), getpass.getuser() + "/", str(Path.home())):
         assert private not in text
+
+
+def test_a_new_order_is_called_one() -> None:
+    old, new = {"data": {"classes": ["a", "b"]}}, {"data": {"classes": ["b", "a"]}}
+    assert changes(old, new) == ["data.classes ['a', 'b'] -> ['b', 'a'], the same in another order"]
+    assert changes(old, {"data": {"classes": ["a", "c"]}}) == [
+        "data.classes ['a', 'b'] -> ['a', 'c']"
+    ]

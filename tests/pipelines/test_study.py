@@ -608,3 +608,26 @@ def test_settings_that_contradict_each_other_are_refused_before_any_fit(
     assert "moving" in said
     assert "centroid_lr" in said
     assert not (tmp_path / "out").exists()
+
+
+def test_few_seeds_and_two_validation_figures_are_explained_wherever_figures_stand(
+    done: Path,
+) -> None:
+    warning = "2 seeds, fewer than 8: differences are exploratory"
+    found = json.loads((done / "results.json").read_text())
+    assert any(warning in text for text in found["warnings"])
+    for scores in found["selections"]["patient"]["metrics"].values():
+        assert "bootstrap test" in scores["p_from"]
+    for name in ("results.md", "report.html"):
+        text = (done / name).read_text()
+        assert warning in text
+        assert "those of the rates tried over the 1 seed that tunes the rate" in text
+        assert "two-sided bootstrap test" in text
+
+
+def test_notes_that_hold_for_every_selection_are_said_once(done: Path) -> None:
+    lines = [line.split(" ", 1)[1] for line in (done / "study.log").read_text().splitlines()]
+    notes = [line for line in lines if line.startswith("note: ")]
+    assert len(notes) == len(set(notes))
+    assert any("bootstrap test" in note for note in notes)
+    assert any("under this machine's present load" in line for line in lines)

@@ -271,8 +271,7 @@ def alarmed(history, epochs):
         return {"name": "saturation", "since": epoch, "message": "too steep — raise it"}
 
     return [
-        row | {"alarms": [alarm(row["epoch"])] if row["epoch"] in epochs else []}
-        for row in history
+        row | {"alarms": [alarm(row["epoch"])] if row["epoch"] in epochs else []} for row in history
     ]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from wsi.cohorts.cells import Line, Table
 from wsi.errors import CohortError
 from wsi.files import check_slide_id
-from wsi.findings import Finding
+from wsi.findings import Finding, few
 from wsi.registry import suggest
 from wsi.specs import MPP_RANGE
 
@@ -85,7 +85,30 @@ def parse_rows(
         parser.findings.append(Finding("error", "empty", "no rows below the header"))
     merged = _merge(table, rows, parser.findings)
     parser.findings += _leaking_patients(merged)
+    parser.findings = _grouped_labels(parser.findings, rows, classes or ())
     return merged, sorted(parser.findings, key=lambda finding: finding.line or 0)
+
+
+def _grouped_labels(
+    findings: Sequence[Finding], rows: Sequence[SlideRow], classes: Sequence[str]
+) -> list[Finding]:
+    """Return the findings with all unknown labels in one, where there are several."""
+    unknown = [finding for finding in findings if finding.rule == "unknown-label"]
+    if len(unknown) < 2:
+        return list(findings)
+    by_label: dict[str, list[str]] = {}
+    for row in rows:
+        if row.label is not None and row.label not in classes:
+            by_label.setdefault(row.label, []).append(row.slide_id)
+    told = [
+        f"'{label}'{suggest(label, classes)} of {len(ids)} slide{'s' if len(ids) > 1 else ''} "
+        f"({few(ids, 3)})"
+        for label, ids in by_label.items()
+    ]
+    message = f"labels that are none of the classes {', '.join(classes)}: {'; '.join(told)}"
+    ids = tuple(slide_id for finding in unknown for slide_id in finding.ids)
+    one = Finding("error", "unknown-label", message, ids, unknown[0].line)
+    return [one, *(finding for finding in findings if finding.rule != "unknown-label")]
 
 
 def is_site_line(table: Table, line: Line) -> bool:

@@ -162,4 +162,6 @@ def _refuse(path: Path, problems: list[Finding]) -> None:
         return
     only_leakage = all(problem.rule == "leakage" for problem in problems)
     error = LeakageError if only_leakage else CohortError
-    raise error(sentence(problems, f"{path.name}") + " — correct the table")
+    only_labels = all(problem.rule == "unknown-label" for problem in problems)
+    what = "data.classes or the table" if only_labels else "the table"
+    raise error(sentence(problems, f"{path.name}") + f" — correct {what}")

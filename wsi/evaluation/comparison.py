@@ -17,12 +17,18 @@ from wsi.evaluation.intervals import (
     resample,
 )
 from wsi.evaluation.metrics import Metric, defined, metric_named
-from wsi.evaluation.predictions import Predictions
+from wsi.evaluation.predictions import Predictions, other_classes
 from wsi.evaluation.sample import Sample, make_sample, point, statistic
 from wsi.findings import few
 from wsi.specs import EvaluateSpec
 
 SCHEMA = "wsi-comparison/1"
+P_FROM = (
+    "p is of the two-sided bootstrap test: how many replicates stray from the difference as far as "
+    "it is from 0; the interval (BCa) also corrects bias and skewness, so near its level the two "
+    "need not agree"
+)
+"""What `p` is, beside an interval that is made another way."""
 
 
 def compare(
@@ -36,8 +42,8 @@ def compare(
 
     One draw of patients serves all runs (a paired, patient-clustered bootstrap). `p` is the share
     of replicates whose deviation from the observed difference is at least that difference, two
-    sided (Efron & Tibshirani 1993, section 16.4); `p_holm` is corrected for the number of
-    differences (Holm 1979).
+    sided (Efron & Tibshirani 1993, section 16.4), as `p_from` says in words; `p_holm` is corrected
+    for the number of differences (Holm 1979).
 
     Args:
         runs: names and predictions; the mean over seeds of each is compared.
@@ -81,6 +87,7 @@ def compare(
         "higher_is_better": chosen.higher_is_better,
         "reference": base,
         "level": spec.level,
+        "p_from": P_FROM,
         "n": samples[base].n,
         "n_patients": len(strata),
         "runs": [_run(chosen, name, samples[name], resampled[name], spec) for name in names],
@@ -150,8 +157,9 @@ def _add_holm(differences: list[dict[str, Any]]) -> None:
 def _refuse_other_slides(base: str, first: Sample, name: str, other: Sample) -> None:
     if first.classes != other.classes:
         raise PredictionsError(
-            f"{base} has the classes {', '.join(first.classes)}, {name} {', '.join(other.classes)}"
-            " — compare runs of one task"
+            f"{base} has the classes {', '.join(first.classes)}, {name} "
+            f"{other_classes(first.classes, other.classes)} — compare runs of one task, trained "
+            "with one data.classes"
         )
     for what, of_sample in (("slides", _slides), ("patients", _patients), ("labels", _labels)):
         mine, theirs = of_sample(first), of_sample(other)

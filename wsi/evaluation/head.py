@@ -19,7 +19,7 @@ class Head:
 
     Attributes:
         predicts_prior: they are p(c | x) at the `training` frequencies or at the `uniform` prior;
-            None for scores turned probabilities, posteriors at no prior.
+            None for scores of the decision rule, posteriors at no known prior.
         training_counts: training slides of each class (C,), by fold.
     """
 

@@ -23,14 +23,17 @@ Quantity = Literal["mi", "share"]
 FEWEST_RANKED = 5
 """Below this many models a rank correlation says nothing."""
 
+BELOW_ZERO = "below 0 no information is shown"
+"""What an estimate of I(X; Y) says when it is negative, as the information itself never is."""
+
 _LEAST = float(np.finfo(np.float64).eps)  # as for the likelihood: a certain mistake costs 36 nats
 _WHAT = {
     "training": "posteriors at the training frequencies of their fold, re-targeted to the labels' "
     "frequencies among the slides evaluated",
     "uniform": "posteriors at equal priors, re-targeted to the labels' frequencies among the "
     "slides evaluated",
-    "scores": "scores turned probabilities, posteriors at no known prior: taken as they are",
-    "unknown": "of unknown training frequencies: taken as posteriors at the labels' frequencies "
+    "scores": "scores of the decision rule, posteriors at no known prior: taken as they are",
+    "unknown": "posteriors at unknown training frequencies: taken as at the labels' frequencies "
     "among the slides evaluated",
 }
 
@@ -213,11 +216,11 @@ def _note(sample: Sample, heads: _Heads, interval: Interval) -> str:
         return "undefined: only one class present"
     notes = []
     if heads.kind in ("scores", "unknown"):
-        notes.append(f"probabilities {_WHAT[heads.kind]}")
+        notes.append(f"the probabilities are {_WHAT[heads.kind]}")
     if heads.clipped:
         notes.append(f"{heads.clipped} true classes of probability 0 count as {_LEAST:.1e}")
     if interval.value < 0:
-        notes.append("negative: the predictions are surer than right")
+        notes.append(f"{BELOW_ZERO}: the predictions are surer than right")
     if P < 2:
         notes.append("no interval: one patient")
     elif P < FEW_PATIENTS:

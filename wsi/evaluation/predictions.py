@@ -139,7 +139,8 @@ def join_labels(predictions: Predictions, cohort: Cohort) -> Predictions:
     if cohort.classes and tuple(cohort.classes) != predictions.classes:
         raise PredictionsError(
             f"predictions have the classes {', '.join(predictions.classes)}, cohort {cohort.name} "
-            f"has {', '.join(cohort.classes)} — read the cohort with the classes of the run"
+            f"has {other_classes(predictions.classes, cohort.classes)} — read the cohort with "
+            "the classes of the run"
         )
     table = predictions.table.copy()
     by_id = {row.slide_id: row for row in cohort.rows}
@@ -154,6 +155,13 @@ def join_labels(predictions: Predictions, cohort: Cohort) -> Predictions:
     table["y_true"] = [row.label or "" for row in rows]
     table["site"] = [kept or row.site or "" for kept, row in zip(table["site"], rows)]
     return replace(predictions, table=table)
+
+
+def other_classes(classes: Sequence[str], others: Sequence[str]) -> str:
+    """Return `others` as a list in words that says where only their order differs."""
+    words = ", ".join(others)
+    same = sorted(others) == sorted(classes)
+    return f"the same in another order: {words}" if same else words
 
 
 def changed_labels(before: Predictions, after: Predictions) -> list[tuple[str, str, str]]:
@@ -196,7 +204,8 @@ def _sidecar(path: Path, classes: Sequence[str] | None) -> dict:
         raise PredictionsError(f"{beside.name} has schema {known['schema']}, not {SCHEMA}")
     if classes is not None and list(classes) != known["classes"]:
         raise PredictionsError(
-            f"{path.name} has the classes {', '.join(known['classes'])}, not {', '.join(classes)}"
+            f"{path.name} has the classes {', '.join(known['classes'])}, "
+            f"not {other_classes(known['classes'], classes)}"
         )
     return known
 

@@ -136,9 +136,18 @@ class _Draw:
             notes.append("no interval: resampling shifts this figure to one side")
         elif np.isnan(interval.low):
             notes.append("no interval: no replicate is defined")
+        elif interval.low == interval.high:
+            notes.append(_of_one_point(metric, interval, self.sample.n))
         if metric.name == "macro_f1":
             notes += _small_classes(self.sample)
         return "; ".join(notes)
+
+
+def _of_one_point(metric: Metric, interval: Interval, n: int) -> str:
+    seen = "no misranked pair" if metric.name == "auc" else "no error"
+    perfect = interval.value == (1.0 if metric.higher_is_better else 0.0)
+    why = f"{seen} was seen in {n} slides" if perfect else "nothing varies"
+    return f"degenerate interval: {why}, so all replicates are equal and its width means nothing"
 
 
 def _small_classes(sample: Sample) -> list[str]:

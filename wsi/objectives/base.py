@@ -46,6 +46,8 @@ class Objective(nn.Module, ABC):
         needs_pairs: the loss compares bags of one step, so a step of one bag has none.
         own_prior: class prior under which the own rule's probabilities are meant: that of the
             training bags, equal shares, or None where they are no estimate of a posterior.
+        when_not_given: what a setting is that was not given, where its default in code is None;
+            in words, for lists of settings.
 
     Args:
         n_classes: C.
@@ -59,6 +61,7 @@ class Objective(nn.Module, ABC):
 
     wants: ClassVar[Literal["logits", "embedding"]] = "logits"
     needs_pairs: ClassVar[bool] = False
+    when_not_given: ClassVar[Mapping[str, str]] = {}
     own_prior: Literal["training", "uniform"] | None = "training"  # settings may decide it
     class_counts: Tensor
     settled: Tensor

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from wsi.objectives.base import BagOutput
 from wsi.objectives.checks import require_positive
-from wsi.objectives.heads import CosineHead
+from wsi.objectives.heads import M_NOT_GIVEN, CosineHead
 from wsi.objectives.rules import Predict
 from wsi.objectives.tempered import TemperedObjective
 from wsi.objectives.totals import mean_over_bags
@@ -33,6 +33,7 @@ class DotRegression(TemperedObjective):
 
     wants = "embedding"
     weights: Tensor
+    when_not_given = M_NOT_GIVEN
 
     def __init__(
         self,

@@ -15,6 +15,9 @@ from wsi.objectives.simplex import (
     project,
 )
 
+M_NOT_GIVEN = {"m": "max(32, 4 C)"}
+"""What `m` of these heads is when it is not given, in words."""
+
 
 class CosineHead(nn.Module):
     """Cosines between f = projection(embedding) in R^m and the fixed zero-mean simplex ETF.

@@ -13,10 +13,11 @@ from wsi.objectives.base import BagOutput, LabelledOutputs, Objective
 from wsi.objectives.centre import CentreKind
 from wsi.objectives.centroids import CentroidKind
 from wsi.objectives.ncmi import NCMI
-from wsi.objectives.ncmi_settings import SimplexMap
+from wsi.objectives.ncmi_settings import WHEN_NOT_GIVEN, SimplexMap
 from wsi.objectives.prototypes import PrototypeKind
 from wsi.objectives.rules import Predict
 from wsi.objectives.terms import Form
+from wsi.registry import suggest
 
 
 class Hybrid(Objective):
@@ -42,11 +43,12 @@ class Hybrid(Objective):
         predict: which rule decides; see `wsi.objectives.rules`. `own` is the head's.
 
     Raises:
-        UnknownNameError: no objective is called `head`.
-        ConfigError: the head does not want logits, or a setting is impossible.
+        ConfigError: no objective is called `head`, it does not want logits, or a setting is
+            impossible.
     """
 
     wants = "logits"
+    when_not_given = WHEN_NOT_GIVEN
 
     def __init__(
         self,
@@ -72,20 +74,23 @@ class Hybrid(Objective):
             raise ConfigError(f"hybrid: weight={weight} must not be below 0")
         self.head: Objective = _head(head)(n_classes, embedding_dim, class_counts)
         self.own_prior = self.head.own_prior
-        self.ncmi = NCMI(
-            n_classes,
-            embedding_dim,
-            class_counts,
-            form=form,
-            centroids=centroids,
-            centroid_lr=centroid_lr,
-            prototypes=prototypes,
-            simplex=simplex,
-            temperature=temperature,
-            center=center,
-            balanced=balanced,
-            m=m,
-        )
+        try:
+            self.ncmi = NCMI(
+                n_classes,
+                embedding_dim,
+                class_counts,
+                form=form,
+                centroids=centroids,
+                centroid_lr=centroid_lr,
+                prototypes=prototypes,
+                simplex=simplex,
+                temperature=temperature,
+                center=center,
+                balanced=balanced,
+                m=m,
+            )
+        except ConfigError as error:
+            raise ConfigError(f"hybrid: {error}") from None
         self._weight = weight
 
     @classmethod
@@ -122,9 +127,14 @@ class Hybrid(Objective):
 
 
 def _head(name: str) -> Any:
-    found = OBJECTIVES.load(name)
-    if found is Hybrid or found.wants != "logits":
+    found = OBJECTIVES.load(name) if name in OBJECTIVES.names() else None
+    if found is None or found is Hybrid or found.wants != "logits":
         heads = [n for n in OBJECTIVES.names() if n != "hybrid"]
         heads = [n for n in heads if OBJECTIVES.load(n).wants == "logits"]
+        if found is None:
+            raise ConfigError(
+                f"hybrid: head: unknown objective '{name}'{suggest(name, heads)} — "
+                f"take one of {', '.join(heads)}"
+            )
         raise ConfigError(f"hybrid: head={name} has no logits — take one of {', '.join(heads)}")
     return found

@@ -26,7 +26,7 @@ from wsi.objectives.centroids import (
     MeanCentroids,
 )
 from wsi.objectives.ncmi_figures import disagreement, information
-from wsi.objectives.ncmi_settings import NCMISettings, SimplexMap
+from wsi.objectives.ncmi_settings import WHEN_NOT_GIVEN, NCMISettings, SimplexMap
 from wsi.objectives.prototypes import PrototypeKind, unit_prototypes
 from wsi.objectives.rules import Predict, SimplexMeans, fitted_tau
 from wsi.objectives.simplex import (
@@ -99,6 +99,7 @@ class NCMI(Objective):
     """
 
     wants = "embedding"
+    when_not_given = WHEN_NOT_GIVEN
     own_prior = None
     eps: Tensor
     tau: Tensor

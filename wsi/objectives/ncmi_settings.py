@@ -75,6 +75,17 @@ _OFFICIAL: dict[str, Any] = {
     "balanced": False,
     "eps": 0.0,
 }
+WHEN_NOT_GIVEN = {
+    **{name: str(value).lower() for name, value in _OURS.items()},
+    "centroid_lr": "needed with centroids=learned",
+    "centroid_momentum": "0",
+    "prototype_scale": "1 / temperature",
+    "center_momentum": "0.999",
+    "m": "max(32, 4 C)",
+    "eps": "1e-4 of the mean prototype KL",
+}
+"""What each setting is without `official`, in words."""
+
 _IDLE = {  # settings that do something only with one value of another
     "centroid_lr": ("centroids", "learned"),
     "centroid_momentum": ("centroids", "learned"),

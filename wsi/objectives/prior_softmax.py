@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from torch import Tensor
 from torch.nn import functional
 
 from wsi.objectives.base import BagOutput, Objective
+from wsi.objectives.heads import M_NOT_GIVEN
 from wsi.objectives.prior import Prior, log_prior, retargeted
 from wsi.objectives.rules import Predict
 from wsi.objectives.totals import mean_over_bags
@@ -28,6 +30,10 @@ class PriorSoftmax(Objective):
     """
 
     wants = "embedding"
+    when_not_given: ClassVar[Mapping[str, str]] = {
+        **M_NOT_GIVEN,
+        "prior": "training, or uniform with weight=balanced",
+    }
     log_pi: Tensor
     weights: Tensor
 

@@ -70,12 +70,12 @@ def _lead(result: Json) -> str:
     noisy = f" Test labels are those of column {result['truth']}." if result["truth"] else ""
     return (
         f"{result['slides']} slides of {result['patients']} patients; "
-        f"{len(result['seeds'])} seeds; the rate of every arm is the best of "
+        f"{_seeds(len(result['seeds']))}; the rate of every arm is the best of "
         f"{', '.join(f'{rate:g}' for rate in result['rates'])} on validation; "
-        f"{result['fits']['all']} fits of {result['epochs']} epochs, "
-        f"{result['bags_per_step']} bags per step.{noisy} Differences are paired, intervals "
-        f"patient-clustered ({percent(result['level'])}), p values corrected over all arms (Holm), "
-        "in each metric and way of validating by itself."
+        f"{result['fits']['all']} fits of {_counted(result['epochs'], 'epoch')}, "
+        f"{_counted(result['bags_per_step'], 'bag')} per step.{noisy} Differences are paired, "
+        f"intervals patient-clustered ({percent(result['level'])}), p values corrected over all "
+        "arms (Holm), in each metric and way of validating by itself."
     )
 
 
@@ -105,14 +105,36 @@ def _section(index: int, selection: str, result: Json, *, drawn: bool = True) ->
     against = accuracy_against_ncmi(found.get("accuracy_ncmi"), f"s{index}-ncmi") if drawn else None
     if against:
         drawings.append({"svg": against[0], "wide": False, "caption": against[1]})
-    tables.append(_rates(found, result["monitor"]))
+    tables.append(_rates(found, result["monitor"], _seeds(result["rate_seeds"])))
     return {
         "id": f"selection-{selection}",
         "heading": f"Selection by {selection}",
         "figures": drawings,
         "tables": tables,
-        "notes": found["notes"],
+        "notes": [*found["notes"], *_about_p(found), _about_validation(result)],
     }
+
+
+def _about_p(found: Json) -> list[str]:
+    """Return what p is, where the study says so."""
+    return list(dict.fromkeys(m["p_from"] for m in found["metrics"].values() if "p_from" in m))
+
+
+def _about_validation(result: Json) -> str:
+    """Return why an arm has two validation figures."""
+    return (
+        f"validation figures of the arms are means over all {_seeds(len(result['seeds']))}, those "
+        f"of the rates tried over the {_seeds(result['rate_seeds'])} that tune"
+        f"{'s' if result['rate_seeds'] == 1 else ''} the rate, so the two differ"
+    )
+
+
+def _seeds(n: int) -> str:
+    return _counted(n, "seed")
+
+
+def _counted(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def _scores(found: Json, result: Json) -> Table:
@@ -138,7 +160,8 @@ def _scores(found: Json, result: Json) -> Table:
     columns = ["Arm", "Rate", f"Validation {short_title(result['monitor'])}", "Validation NLL"]
     for metric in metrics:
         columns += [f"Test {short_title(metric)}", "SD over seeds"]
-    return Table("Arms at their chosen rates", tuple(columns), tuple(rows))
+    caption = f"Arms at their chosen rates, over all {_seeds(len(result['seeds']))}"
+    return Table(caption, tuple(columns), tuple(rows))
 
 
 def _differences(metric: str, scores: Json, rival: str) -> Table:
@@ -172,7 +195,7 @@ def _signed(row: Json) -> str:
     return f"{value} [{low}, {high}]"
 
 
-def _rates(found: Json, monitor: str) -> Table:
+def _rates(found: Json, monitor: str, seeds: str) -> Table:
     rows = []
     for arm, about in found["arms"].items():
         for row in about["rates"]:
@@ -186,7 +209,7 @@ def _rates(found: Json, monitor: str) -> Table:
                 )
             )
     columns = ("Arm", "Rate", short_title(monitor), "NLL", "macro-F1", "Failed")
-    caption = "Rates tried, means over folds and seeds on validation"
+    caption = f"Rates tried, means over folds and {seeds} on validation"
     return Table(caption, columns, tuple(rows), text_columns=(0, 5))
 
 

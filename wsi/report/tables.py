@@ -122,7 +122,7 @@ def information(metrics: Json) -> Table | None:
     if not found:
         return None
     notes = Footnotes()
-    bias = f"probabilities: {found['probabilities']}"
+    bias = f"the probabilities are {found['probabilities']}"
     rows = [
         _information_row("information on the label, I(X;Y)", found["mi"], notes, bias),
         _information_row("its share of the label entropy", found["share"], notes),
@@ -228,6 +228,7 @@ def differences(comparison: Json) -> Table:
     """Return the paired difference of each run to the reference."""
     notes = Footnotes()
     rows = []
+    about_p = notes.numbers(comparison.get("p_from", "").replace("; ", ", while "))
     for row in comparison["differences"]:
         undefined = row["undefined_replicates"]
         note = f"{undefined} replicates undefined and left out" if undefined else ""
@@ -237,7 +238,7 @@ def differences(comparison: Json) -> Table:
             (
                 Cell(f"{row['name']} {MINUS} {row['minus']}"),
                 Cell(interval(row, signed=True), row["value"], notes.numbers(note)),
-                Cell(p_value(row["p"]), row["p"]),
+                Cell(p_value(row["p"]), row["p"], about_p),
                 Cell(p_value(row["p_holm"]), row["p_holm"]),
             )
         )
@@ -266,7 +267,13 @@ def alarms(histories: Mapping[str, Epochs]) -> Table | None:
     ]
     if not rows:
         return None
-    columns = ("Training", "Alarm", "Held in epochs", "Number", "What was seen last, and what to do")
+    columns = (
+        "Training",
+        "Alarm",
+        "Held in epochs",
+        "Number",
+        "What was seen last, and what to do",
+    )
     caption = f"Alarms of {len({row[0] for row in rows})} of {len(histories)} trainings"
     return Table(caption, columns, tuple(rows), text_columns=(0, 1, 2, 4))
 
