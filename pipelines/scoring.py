@@ -54,7 +54,7 @@ def show_metrics(
         told.append(f"the probabilities are {metrics['information']['probabilities']}")
     if any(_is_point(part[m]) for part in parts.values() for m in SHOWN):
         told.append(
-            "an interval of one point: no replicate differs, as no misranked pair or wrong "
+            "an interval of one point: all replicates are equal, as no misranked pair or wrong "
             "decision was seen; so few slides do not show that there are none"
         )
     say_notes([*told, *metrics["notes"]], console, said)

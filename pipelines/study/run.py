@@ -13,6 +13,15 @@ from pipelines.fits import Material, gather, warn_of_data
 from pipelines.study.cells import Bench, Sharing, Summary, benches, summaries
 from pipelines.study.choices import Choice, choose_rates, standings
 from pipelines.study.folder import StudyDir
+from pipelines.study.hours import (
+    estimate,
+    left_to_fit,
+    mean_seconds,
+    new_fits,
+    rates_of,
+    say_hours,
+    say_rest,
+)
 from pipelines.study.output import show_rates, show_results, write_arms, write_results
 from pipelines.study.plan import (
     CellId,
@@ -76,7 +85,7 @@ def run(config: Config, options: Options, console: Console) -> int:
         write_splits(split, folder.splits(selection))
     with _claims(options, config) as claims, benches(plan, options.jobs) as pool:
         sharing = Sharing(plan, claims, pool, options.jobs, console)
-        _estimate(sharing, config, options, console)
+        estimate(sharing, config, console, only_rates=options.until == "rates")
         tuned = sharing.complete(plan.rate_cells(), "rates")
         found = standings(tuned)
         lower = config.fit.monitor == "loss"
@@ -88,8 +97,8 @@ def run(config: Config, options: Options, console: Console) -> int:
             console.result({"schema": SCHEMA, "stage": "rates", **_rates_json(found, chosen)})
             return 0
         _need_two(chosen)
-        _again(sharing.plan, tuned, chosen, options, console)
-        final = sharing.complete(plan.final_cells(_rates(chosen)), "final")
+        say_rest(sharing, tuned, chosen, console)
+        final = sharing.complete(plan.final_cells(rates_of(chosen)), "final")
     notes += _failures(final, console)
     result = _results(folder, plan, config, material, truth, chosen, tuned, final, notes, splits)
     write_results(folder, result, console)
@@ -171,12 +180,7 @@ def _say_plan(plan: Plan, config: Config, console: Console) -> None:
 def _final_count(plan: Plan) -> str:
     """Return the final fits to come; those of the seeds that tuned the rate are there already."""
     every = len(plan.configs) * len(plan.seeds) * sum(map(len, plan.folds.values()))
-    return f"{counted(every, 'fit')}, {_new_fits(plan):,} of them new"
-
-
-def _new_fits(plan: Plan) -> int:
-    of_seed = len(plan.configs) * sum(map(len, plan.folds.values()))
-    return of_seed * (len(plan.seeds) - plan.rate_seeds)
+    return f"{counted(every, 'fit')}, {new_fits(plan):,} of them new"
 
 
 def _dry_run(plan: Plan, config: Config, options: Options, console: Console) -> int:
@@ -184,70 +188,18 @@ def _dry_run(plan: Plan, config: Config, options: Options, console: Console) -> 
     cells = plan.rate_cells()
     done = summaries(plan, cells)
     if done:
-        each = _mean_seconds(done.values())
+        each = mean_seconds(done.values())
     else:
         with tempfile.TemporaryDirectory() as aside:
             bench = Bench(with_root(plan, Path(aside)))
             bench.fit(cells[0], keep=False)  # reads the bags
             each = float(bench.fit(cells[-1], keep=False)["seconds"])
-    _say_hours(_left(plan, done, config, options), each, options.jobs, console)
+    left = left_to_fit(plan, done, config, only_rates=options.until == "rates")
+    say_hours(left, each, options.jobs, console)
     console.say("nothing was fitted")
-    counts = {"rates": len(cells), "final_new": _new_fits(plan), "done": len(done)}
+    counts = {"rates": len(cells), "final_new": new_fits(plan), "done": len(done)}
     console.result({"schema": SCHEMA, "stage": "plan", "fits": counts, "seconds_each": each})
     return 0
-
-
-def _estimate(sharing: Sharing, config: Config, options: Options, console: Console) -> None:
-    """Say how long all will take, by the fits that are done, or by the first ones."""
-    cells = sharing.plan.rate_cells()
-    done = summaries(sharing.plan, cells)
-    if not done:
-        done = sharing.complete(cells[: max(2, options.jobs)], "first fits")
-    left = _left(sharing.plan, done, config, options)
-    _say_hours(left, _mean_seconds(done.values()), options.jobs, console)
-
-
-def _left(plan: Plan, done: Mapping[CellId, Summary], config: Config, options: Options) -> int:
-    """Return how many fits are to be made, `done` being those of the rates that are there."""
-    missing = len(plan.rate_cells()) - len(done)
-    if options.until == "rates":
-        return missing
-    if missing:
-        return missing + _new_fits(plan)
-    lower = config.fit.monitor == "loss"
-    final = plan.final_cells(_rates(choose_rates(standings(done), plan.rates, lower=lower)))
-    return len(final) - len(summaries(plan, final))
-
-
-def _rates(chosen: Mapping[str, Mapping[str, Choice]]) -> dict[str, dict[str, float]]:
-    return {s: {arm: choice.rate for arm, choice in arms.items()} for s, arms in chosen.items()}
-
-
-def _mean_seconds(done: Any) -> float:
-    seconds = [summary["seconds"] for summary in done]
-    return sum(seconds) / len(seconds)
-
-
-def _say_hours(todo: int, each: float, jobs: int, console: Console) -> None:
-    hours = todo * each / jobs / 3600
-    console.say(
-        f"{counted(todo, 'fit')} to do at {each:.2g} s each: about {hours:.2g} hours with "
-        f"--jobs {jobs} under this machine's present load"
-    )
-
-
-def _again(
-    plan: Plan,
-    tuned: Mapping[CellId, Summary],
-    chosen: Mapping[str, Mapping[str, Choice]],
-    options: Options,
-    console: Console,
-) -> None:
-    """Say how long the rest will take, now that many fits have been made."""
-    final = plan.final_cells(_rates(chosen))
-    todo = len(final) - len(summaries(plan, final))
-    if todo:
-        _say_hours(todo, _mean_seconds(tuned.values()), options.jobs, console)
 
 
 def _claims(options: Options, config: Config) -> Claims:
@@ -310,7 +262,7 @@ def _need_two(chosen: Mapping[str, Mapping[str, Choice]]) -> None:
 def _rates_json(found: Sequence[Any], chosen: Mapping[str, Mapping[str, Choice]]) -> dict[str, Any]:
     return {
         "rates": [standing.to_json() for standing in found],
-        "chosen": _rates(chosen),
+        "chosen": rates_of(chosen),
     }
 
 

@@ -141,7 +141,7 @@ def test_p_is_near_that_of_a_permutation_test(toy):
     """The oracle swaps the runs within patients, which the null hypothesis allows."""
     from scipy.stats import permutation_test
 
-    x, y = toy(seeds=1, skill=1.5), toy(seeds=1, skill=2.0)
+    x, y = toy(seeds=1, skill=1.5), toy(seeds=1, skill=1.7)
     (row,) = compare([("x", x), ("y", y)], "micro_f1", EvaluateSpec(replicates=2000))["differences"]
     right = [
         (run.table["y_true"] == run.table["y_pred"]).groupby(run.table["patient_id"]).sum()

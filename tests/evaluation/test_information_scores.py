@@ -11,6 +11,7 @@ import pytest
 from scipy.stats import entropy, norm, spearmanr
 from sklearn.metrics import accuracy_score, log_loss
 
+from pipelines.scoring import information_line
 from wsi.evaluation import Head, Predictions, compare, evaluate
 from wsi.evaluation.information import ncmi
 from wsi.evaluation.information_scores import accuracy_ncmi, information_statistic
@@ -199,3 +200,11 @@ def test_accuracy_and_ncmi_of_every_run_and_seed(toy):
 def test_few_models_have_no_rank_correlation(toy):
     found = accuracy_ncmi({"a": make_sample(toy(seeds=2)), "b": make_sample(toy(seeds=2, skill=1))})
     assert (found["ranked"], found["spearman"]) == (4, None)
+
+
+def test_an_estimate_below_0_says_that_no_information_is_shown(toy):
+    found = block(toy(skill=-3.0))
+    assert found["mi"]["value"] < 0
+    assert "below 0 no information is shown" in found["mi"]["note"]
+    assert "(below 0 no information is shown)" in information_line(found)
+    assert "below 0" not in block(toy())["mi"]["note"]

@@ -585,7 +585,7 @@ def test_without_three_sites_selection_by_site_is_left_out_with_a_note(
     [
         ("study.arms=[ce,ncmy]", "did you mean 'ncmi'"),
         ("study.arms=[ce,{name: ncmi, temprature: 1}]", "did you mean 'temperature'"),
-        ("study.arms=[ce,ce]", "two or more of different labels"),
+        ("study.arms=[ce,ce]", "must have different labels, and ce is there twice"),
         ("study.arms=[ce,{label: a/b, name: ncmi}]", "pattern"),
         ("study.metrics=[makro_f1]", "did you mean 'macro_f1'"),
         ("study.rivals=[abmil]", "names none of the arms"),
@@ -630,4 +630,4 @@ def test_notes_that_hold_for_every_selection_are_said_once(done: Path) -> None:
     notes = [line for line in lines if line.startswith("note: ")]
     assert len(notes) == len(set(notes))
     assert any("bootstrap test" in note for note in notes)
-    assert any("under this machine's present load" in line for line in lines)
+    assert any("as measured under this machine's load" in line for line in lines)
