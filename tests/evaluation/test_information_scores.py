@@ -203,7 +203,7 @@ def test_few_models_have_no_rank_correlation(toy):
 
 
 def test_an_estimate_below_0_says_that_no_information_is_shown(toy):
-    found = block(toy(skill=-3.0))
+    found = block(toy(skill=0.0))
     assert found["mi"]["value"] < 0
     assert "below 0 no information is shown" in found["mi"]["note"]
     assert "(below 0 no information is shown)" in information_line(found)
