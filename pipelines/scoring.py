@@ -37,6 +37,8 @@ def show_metrics(
         if single or len(groups) > 1:
             rows += [[f"{kind} {name}", *_row(group)] for name, group in groups.items()]
     console.table(["part", "n", "patients", *SHOWN], rows, title)
+    if metrics.get("labels_from"):
+        console.say(f"labels: {metrics['labels_from']}")
     console.say(information_line(metrics["information"]))
     if metrics["information"]["as_predicted"] is None:
         console.say(f"note: probabilities {metrics['information']['probabilities']}")
