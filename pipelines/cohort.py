@@ -177,9 +177,9 @@ def make(table: Path, settings: Sequence[str], out: Path, console: Console) -> i
     return 0
 
 
-def audit(file: Path, settings: Sequence[str], table: Path, console: Console) -> int:
+def audit(file: Path, settings: Sequence[str], table: Path | None, console: Console) -> int:
     """Print what is found in a split file; 5 when a patient leaks or a part is impossible."""
-    cohort = _cohort(table, load_config(settings))
+    cohort = None if table is None else _cohort(table, load_config(settings))
     return _show(audit_splits(file, cohort), file, console)
 
 

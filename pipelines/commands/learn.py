@@ -156,15 +156,21 @@ def splits_make(table: Path, *settings: Settings, out: Path, common: Common = CO
 
 
 @splits.command(name="audit")
-def splits_audit(file: Path, *settings: Settings, cohort: Path, common: Common = COMMON) -> int:
+def splits_audit(
+    file: Path, *settings: Settings, cohort: Path | None = None, common: Common = COMMON
+) -> int:
     """Find leaks and gaps in a split file; exit code 5 when a patient is on two sides.
+
+    Told are also patient ids that look made up or cut short, classes that a part lacks, and the
+    classes and sites of every part.
 
     Parameters
     ----------
     file
-        A split table written by `wsi splits make`.
+        A split table written by `wsi splits make`, or a file or folder of CLAM (splits_0.csv),
+        TransMIL (fold0.csv), PANTHER (train.csv, test.csv) or MIL-Lab (a column per fold).
     cohort
-        The cohort table it divides.
+        The cohort table it divides; needed unless the file itself names the patients.
     """
     from pipelines.cohort import audit
 
