@@ -113,7 +113,7 @@ def _with_bags(
     rows = tuple(row for row in cohort.rows if row.slide_id in usable)
     if not rows:
         raise CohortError(f"no slide of {cohort.name} has a bag in {store.root} — check the ids")
-    return Cohort(cohort.name, cohort.classes, rows), usable, absent
+    return replace(cohort, rows=rows), usable, absent
 
 
 def _without(cohort: Cohort, slides: Mapping[str, str]) -> Cohort:

@@ -14,6 +14,7 @@ from pydantic_core import PydanticUndefined
 from pipelines.console import Console
 from wsi.aggregators import AGGREGATORS
 from wsi.bags import STORES
+from wsi.cohorts import COHORTS
 from wsi.encoders import CATALOG, ENCODERS
 from wsi.objectives import OBJECTIVES
 from wsi.registry import Registry
@@ -28,6 +29,7 @@ _REGISTRIES: dict[str, Registry] = {
     "tissue": METHODS,
     "stains": STAINS,
     "readers": READERS,
+    "cohorts": COHORTS,
     "stores": STORES,
 }
 

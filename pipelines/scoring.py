@@ -49,6 +49,8 @@ def show_metrics(
     rows = [[name, *_row(part)] for name, part in parts.items()]
     console.table(["part", "n", "patients", *SHOWN], rows, title)
     told = []
+    if metrics.get("labels_from"):
+        console.say(f"labels: {metrics['labels_from']}")
     console.say(information_line(metrics["information"]))
     if metrics["information"]["as_predicted"] is None:
         told.append(f"the probabilities are {metrics['information']['probabilities']}")

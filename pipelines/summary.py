@@ -72,6 +72,7 @@ def _facts(
     return {
         "cohort": f"{inputs['cohort']}, {inputs['slides']} slides with bags",
         "cohort table": f"sha256 {inputs['cohort_sha256'][:12]}",
+        **({"labels": inputs["labels_from"]} if inputs.get("labels_from") else {}),
         "label": config.data.label,
         "encoder": f"{encoder['name']}{note}, {encoder['dim']} features, "
         f"fingerprint {encoder['fingerprint'][:12]}",

@@ -155,7 +155,10 @@ def inputs_of(material: Material, table: Path, splits: Splits) -> dict[str, Any]
     sample = store.info(next(iter(bag_ids.values())))
     hashes = {slide_id: store.info(bag).sha256 for slide_id, bag in sorted(bag_ids.items())}
     tiles = {} if use is None else {"tiles": use.to_json()}
+    told = material.cohort.labels_from
+    labels = {"labels_from": told} if told else {}
     return tiles | {
+        **labels,
         "cohort": material.cohort.name,
         "cohort_sha256": sha256_file(table),
         "recipe": store.root.name,

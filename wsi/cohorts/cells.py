@@ -78,8 +78,11 @@ class Table:
         return found
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path, sheet: str | None = None) -> Table:
     """Return the text of a CSV (comma, semicolon or tab; UTF-8) or Excel table.
+
+    Args:
+        sheet: which sheet of a workbook, where there is one of that name; the first otherwise.
 
     Raises:
         ConfigError: no such file, or an Excel file without openpyxl.
@@ -89,7 +92,7 @@ def read_table(path: Path) -> Table:
         near = suggest(path.name, _siblings(path))
         raise ConfigError(f"no table {path}{near} — give the path of a CSV or Excel file")
     if path.suffix.lower() in (".xlsx", ".xlsm"):
-        numbered = _excel_lines(path)
+        numbered = _excel_lines(path, sheet)
     else:
         numbered = _text_lines(path)
     return _table(path, numbered)
@@ -149,7 +152,7 @@ def _delimiter(text: str) -> str:
     return max(DELIMITERS, key=fields)
 
 
-def _excel_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+def _excel_lines(path: Path, sheet: str | None) -> Iterator[tuple[int, list[str]]]:
     try:
         import openpyxl
     except ImportError as error:
@@ -164,7 +167,8 @@ def _excel_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     except (BadZipFile, KeyError, ValueError) as error:
         raise CohortError(f"{path.name} is not a readable Excel file — save it anew") from error
     try:
-        for number, row in enumerate(book.worksheets[0].iter_rows(), start=1):
+        chosen = book[sheet] if sheet in book.sheetnames else book.worksheets[0]
+        for number, row in enumerate(chosen.iter_rows(), start=1):
             yield number, [_cell_text(cell.value, str(cell.number_format)) for cell in row]
     finally:
         book.close()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wsi.cohorts.cells import Table, read_table
 from wsi.cohorts.own import setting_columns, with_site_settings
+from wsi.cohorts.record import Record, read_record
 from wsi.cohorts.rows import SlideRow, bad_cell, parse_rows
 from wsi.errors import CohortError, ConfigError, LeakageError
 from wsi.findings import Finding, errors_among, few, sentence
@@ -17,11 +18,21 @@ from wsi.registry import suggest
 
 @dataclass(frozen=True)
 class Cohort:
-    """Slides with patients and labels; `classes` fixes the order of classes everywhere."""
+    """Slides with patients and labels; `classes` fixes the order of classes everywhere.
+
+    Attributes:
+        record: what a builder says of the labels, where one made the table.
+    """
 
     name: str
     classes: tuple[str, ...]
     rows: tuple[SlideRow, ...]
+    record: Record | None = None
+
+    @property
+    def labels_from(self) -> str:
+        """Return in one line which labels these are; empty where nothing is known of them."""
+        return "" if self.record is None else self.record.line
 
 
 def read_cohort(
@@ -54,7 +65,16 @@ def read_cohort(
         raise ConfigError(f"classes {', '.join(classes)} repeat a name — name each class once")
     rows, findings = parse_rows(table, column, classes, require_label=require_label)
     _refuse(path, errors_among(findings))
-    return Cohort(name or path.stem, tuple(classes or ()), rows)
+    return Cohort(name or path.stem, tuple(classes or ()), rows, _record_of(path))
+
+
+def _record_of(path: Path) -> Record | None:
+    """Return the record beside a table; of one edited since, it says so."""
+    found = read_record(path)
+    if found is None:
+        return None
+    record, whole = found
+    return record if whole else replace(record, labels=f"{record.labels}, edited since")
 
 
 def read_slide_table(path: Path | str) -> list[SlideRow]:

@@ -39,6 +39,7 @@ class Predictions:
         decision: the rule that made y_pred, in words.
         not_evaluable: slides that could not be predicted (no bag, no tile), and why.
         head: the prior that the probabilities are posteriors at, None where it is unknown.
+        labels_from: which labels y_true holds, in one line; empty where nobody said.
 
     Raises:
         PredictionsError: a column is missing, a probability is not one, a label is no class, or
@@ -50,6 +51,7 @@ class Predictions:
     decision: str = "largest probability"
     not_evaluable: Mapping[str, str] = field(default_factory=dict)
     head: Head | None = None
+    labels_from: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", tuple(self.classes))
@@ -86,6 +88,7 @@ def write_predictions(predictions: Predictions, path: Path) -> None:
         "classes": list(predictions.classes),
         "decision": predictions.decision,
         "not_evaluable": dict(predictions.not_evaluable),
+        "labels_from": predictions.labels_from,
         "rows": len(predictions.table),
         "sha256": sha256_file(path),
     }
@@ -124,6 +127,7 @@ def read_predictions(path: Path | str, classes: Sequence[str] | None = None) -> 
             sidecar["decision"],
             sidecar["not_evaluable"],
             sidecar["head"],
+            sidecar["labels_from"],
         )
     except PredictionsError as error:
         raise PredictionsError(f"{path.name}: {error}") from error
@@ -154,7 +158,7 @@ def join_labels(predictions: Predictions, cohort: Cohort) -> Predictions:
     _refuse("have another patient in cohort", cohort, others)
     table["y_true"] = [row.label or "" for row in rows]
     table["site"] = [kept or row.site or "" for kept, row in zip(table["site"], rows)]
-    return replace(predictions, table=table)
+    return replace(predictions, table=table, labels_from=cohort.labels_from)
 
 
 def other_classes(classes: Sequence[str], others: Sequence[str]) -> str:
@@ -191,13 +195,20 @@ def _sidecar(path: Path, classes: Sequence[str] | None) -> dict:
             raise PredictionsError(
                 f"{path.name} has no sidecar {beside.name}, so the classes are unknown — name them"
             )
-        return {"classes": list(classes), "decision": "as given", "not_evaluable": {}, "head": None}
+        return {
+            "classes": list(classes),
+            "decision": "as given",
+            "not_evaluable": {},
+            "head": None,
+            "labels_from": "",
+        }
     try:
         sidecar = json.loads(beside.read_text(encoding="utf-8"))
         known = {
             k: sidecar[k] for k in ("schema", "classes", "decision", "not_evaluable", "sha256")
         }
         known["head"] = Head.from_json(sidecar["head"]) if "head" in sidecar else None
+        known["labels_from"] = str(sidecar.get("labels_from", ""))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise PredictionsError(f"{beside.name} is no sidecar of predictions: {error}") from error
     if known["schema"] != SCHEMA:

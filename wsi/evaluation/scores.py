@@ -71,6 +71,7 @@ def evaluate(
         "schema": SCHEMA,
         "classes": list(sample.classes),
         "decision": predictions.decision,
+        "labels_from": predictions.labels_from or None,
         "n": sample.n,
         "n_patients": len(sample.patients),
         "level": spec.level,

@@ -35,9 +35,25 @@ def make_splits(cohort: Cohort, spec: SplitSpec) -> Splits:
     """
     rows = sorted(cohort.rows, key=lambda row: (row.patient_id, row.slide_id))
     cuts = list(_CUTS[spec.kind](rows, spec))
+    _refuse_unknown_patients(cohort, spec, cuts)
     folds = [_fold(index, cut, spec) for index, cut in enumerate(cuts)]
     drawn = any("val" not in parts for _, parts in cuts)
     return audited(folds, cohort, _settings(spec, folds, drawn))
+
+
+def _refuse_unknown_patients(cohort: Cohort, spec: SplitSpec, cuts: Sequence[Cut]) -> None:
+    """Raise CohortError where patients would be divided who are not known to be patients."""
+    if cohort.record is None or cohort.record.patients_known:
+        return
+    drawn = any("val" not in parts for _, parts in cuts)
+    if spec.kind == "kfold" or (drawn and spec.val.by == "patient"):
+        what = (
+            "split.kind=kfold divides" if spec.kind == "kfold" else "split.val.by=patient divides"
+        )
+        raise CohortError(
+            f"cohort {cohort.name} does not know its patients, and {what} by patient — build its "
+            "table with the patients, or use split.kind=official"
+        )
 
 
 def revalidated(splits: Splits, cohort: Cohort, spec: ValidationSpec, seed: int) -> Splits:

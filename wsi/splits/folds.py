@@ -5,16 +5,18 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from wsi.cohorts import Cohort, SlideRow
+from wsi.cohorts.suspects import barcode
 from wsi.errors import CohortError, LeakageError
 from wsi.findings import Finding, errors_among, few, sentence
 
 PARTS = ("train", "val", "test")
+_SIDES = (("train", "test"), ("val", "test"), ("train", "val"))
 COLUMNS = ("slide_id", "patient_id", "fold", "part")
 
 
@@ -91,6 +93,7 @@ def audit(folds: Iterable[Fold], cohort: Cohort, settings: Mapping[str, Any]) ->
     findings = []
     for fold in folds:
         findings += _leaks(fold, rows, val_may_leak)
+        findings += _barcode_leaks(fold, rows)
         findings += _absences(fold, rows, classes_of(cohort))
     return findings
 
@@ -125,7 +128,7 @@ def _leaks(fold: Fold, rows: Mapping[str, SlideRow], val_may_leak: bool) -> list
         part: {rows[slide_id].patient_id for slide_id in ids} for part, ids in fold.parts().items()
     }
     findings = []
-    for one, other in (("train", "test"), ("val", "test"), ("train", "val")):
+    for one, other in _SIDES:
         shared = tuple(sorted(patients[one] & patients[other]))
         if not shared:
             continue
@@ -139,6 +142,56 @@ def _leaks(fold: Fold, rows: Mapping[str, SlideRow], val_may_leak: bool) -> list
             )
         )
     return findings
+
+
+def _barcode_leaks(fold: Fold, rows: Mapping[str, SlideRow]) -> Iterator[Finding]:
+    """Yield TCGA patients on two sides of a fold that the table's patient ids hide."""
+    for one, other in _SIDES:
+        codes, told = [], []
+        for part in (one, other):
+            ids = fold.parts()[part]
+            codes.append({code for slide_id in ids if (code := barcode(slide_id))})
+            told.append({rows[slide_id].patient_id for slide_id in ids})
+        known = {
+            barcode(slide_id)
+            for slide_id in (*fold.parts()[one], *fold.parts()[other])
+            if rows[slide_id].patient_id in told[0] & told[1]
+        }
+        hidden = tuple(sorted((codes[0] & codes[1]) - known))
+        if hidden:
+            yield Finding(
+                "error",
+                "leakage",
+                f"fold {fold.name}: {len(hidden)} TCGA patients are in {one} and {other} under "
+                f"different patient ids: {few(hidden)} — the first 12 characters of a barcode are "
+                "the patient",
+                hidden,
+            )
+
+
+def balance(folds: Iterable[Fold], cohort: Cohort) -> Iterator[Finding]:
+    """Yield the classes and sites of each part, to be read rather than judged."""
+    rows = {row.slide_id: row for row in cohort.rows}
+    for fold in folds:
+        for what, of in (("class", _label_of), ("site", _site_of)):
+            names = sorted({of(rows[s]) for ids in fold.parts().values() for s in ids} - {""})
+            if not names:
+                continue
+            told = []
+            for part, ids in fold.parts().items():
+                counts = Counter(of(rows[slide_id]) for slide_id in ids)
+                told.append(f"{part} {'/'.join(str(counts[name]) for name in names)}")
+            listed = few(names, 12)
+            message = f"fold {fold.name}, slides by {what} ({listed}): {', '.join(told)}"
+            yield Finding("info", f"{what}-balance", message)
+
+
+def _label_of(row: SlideRow) -> str:
+    return row.label or ""
+
+
+def _site_of(row: SlideRow) -> str:
+    return row.site or ""
 
 
 def _absences(

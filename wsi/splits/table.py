@@ -8,14 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from wsi.cohorts import Cohort
+from wsi.cohorts import Cohort, SlideRow
 from wsi.cohorts.cells import Table, read_table
 from wsi.cohorts.rows import PARTS as PART_WORDS
-from wsi.errors import CohortError
+from wsi.cohorts.suspects import barcode, suspects
+from wsi.errors import CohortError, ConfigError
 from wsi.files import publish_bytes, publish_json, sha256_file
 from wsi.findings import Finding, errors_among, few, sentence
 from wsi.registry import suggest
-from wsi.splits.folds import Fold, Splits, audit, audited
+from wsi.splits.folds import Fold, Splits, audit, audited, balance
+from wsi.splits.foreign import ForeignSplits, read_foreign, slides_of
 
 SCHEMA = "wsi-splits/1"
 
@@ -52,16 +54,89 @@ def read_splits(path: Path | str, cohort: Cohort) -> Splits:
     return audited(folds, cohort, settings, findings)
 
 
-def audit_splits(path: Path | str, cohort: Cohort) -> list[Finding]:
+def audit_splits(path: Path | str, cohort: Cohort | None = None) -> list[Finding]:
     """Return everything found in a split file, errors first; nothing it finds is raised.
 
+    Files and folders of other tools are read as they are; see `wsi.splits.foreign`.
+
+    Args:
+        cohort: patients, labels and sites; may be None where a file of another tool names the
+            patients itself, or its slides are TCGA's.
+
     Raises:
-        ConfigError: no such file or column.
+        ConfigError: no such file or column, or nobody knows the patients.
         CohortError: the file is no table, or its sidecar is not ours.
     """
-    folds, settings, findings = _read(Path(path), cohort)
-    findings += audit(folds, cohort, settings)
-    return sorted(findings, key=lambda finding: finding.severity != "error")
+    path = Path(path)
+    foreign = read_foreign(path)
+    if foreign is not None:
+        folds, whole, findings = foreign_folds(foreign, cohort)
+        settings: dict[str, Any] = {"kind": "file"}
+    elif cohort is None:
+        raise ConfigError(f"{path.name} names no labels and sites — give --cohort")
+    else:
+        folds, settings, findings = _read(path, cohort)
+        whole = cohort
+    findings += [*suspects(whole.rows), *audit(folds, whole, settings), *balance(folds, whole)]
+    if foreign is not None:
+        findings += _left_out(folds, whole)
+    rank = {"error": 0, "warning": 1, "info": 2}
+    return sorted(findings, key=lambda finding: rank[finding.severity])
+
+
+def foreign_folds(
+    foreign: ForeignSplits, cohort: Cohort | None
+) -> tuple[list[Fold], Cohort, list[Finding]]:
+    """Return another tool's folds with the cohort they divide, and what does not fit.
+
+    Raises:
+        ConfigError: there is no cohort, and the file does not name the patients.
+    """
+    cohort = cohort or _cohort_of(foreign)
+    known = {row.slide_id for row in cohort.rows}
+    findings: list[Finding] = [
+        Finding("info", "format", f"{len(foreign.folds)} folds as {foreign.tool} writes them")
+    ]
+    unknown = tuple(slide for slide in slides_of(foreign) if slide not in known)
+    if unknown:
+        near = suggest(unknown[0], known)
+        message = f"{len(unknown)} slides are not in the cohort: {few(unknown)}{near}"
+        findings.append(Finding("error", "unknown-slide", message, unknown))
+    folds = []
+    for index, fold in enumerate(foreign.folds):
+        placed: dict[str, list[str]] = defaultdict(list)
+        for part, slides in fold.parts.items():
+            for slide in slides:
+                placed[slide].append(part)
+        twice = tuple(slide for slide, parts in placed.items() if len(parts) > 1)
+        if twice:
+            listed = few(f"{slide} in {' and '.join(placed[slide])}" for slide in twice)
+            message = f"fold {fold.name}: {len(twice)} slides stand twice: {listed}"
+            findings.append(Finding("error", "conflict", message, twice))
+        parts = [tuple(sorted({*slides} & known)) for slides in fold.parts.values()]
+        folds.append(Fold(index, fold.name, *parts))
+    return folds, cohort, findings
+
+
+def _cohort_of(foreign: ForeignSplits) -> Cohort:
+    """Return the slides of a file with what it says of them itself."""
+    patients: dict[str, str] = {}
+    labels: dict[str, str] = {}
+    for fold in foreign.folds:
+        patients |= fold.patients
+        labels |= fold.labels
+    slides = list(slides_of(foreign))
+    without = [slide for slide in slides if slide not in patients and barcode(slide) is None]
+    if without:
+        raise ConfigError(
+            f"the splits do not say whose {len(without)} slides are ({few(without)}) — give a "
+            "table with their patients: --cohort"
+        )
+    rows = (
+        SlideRow(slide, patients.get(slide) or barcode(slide) or "", label=labels.get(slide))
+        for slide in slides
+    )
+    return Cohort("splits", (), tuple(rows))
 
 
 def _read(path: Path, cohort: Cohort) -> tuple[list[Fold], dict[str, Any], list[Finding]]:
