@@ -64,7 +64,7 @@ def _summary(studies: Mapping[str, Json]) -> str:
         "validation; bold where p after Holm's correction over the arms of that study is below "
         ".05; the rival's own macro-F1 in its row."
     )
-    return f"{said}\n\n{_table(header, rows)}"
+    return f"{said}\n\n{table(header, rows)}"
 
 
 def _labels(study: Json) -> list[str]:
@@ -135,7 +135,7 @@ def _arms_table(result: Json, *, edges: bool) -> str:
                 *(_difference(rows_, arm)[0] for rows_ in f1["controls"].values()),
             ]
         )
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def _difference(differences: Sequence[Json], arm: str) -> list[str]:
@@ -155,6 +155,6 @@ def _interval(score: Json, *, signed: bool = False) -> str:
     return text.replace("-", "−")
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -60,13 +60,23 @@ def classic(name: str, source: Path, root: Path) -> Made:
     return made.close()
 
 
-def digit_bags(n_classes: int, seed: int, root: Path, per_pool: int = 16) -> Made:
+def digit_bags(
+    n_classes: int,
+    seed: int,
+    root: Path,
+    per_pool: int = 16,
+    *,
+    times: int = 1,
+    noise_sd: float = _NOISE_SD,
+) -> Made:
     """Return bags of noisy digits: is there a nine (2 classes), or how many (4, imbalanced).
 
     No image is in two parts of a fold: bags are drawn within pools of images.
 
     Args:
         per_pool: bags of each of the 15 pools, with 2 classes.
+        times: how often the bags of a pool are drawn, with 4 classes.
+        noise_sd: grey levels of 16 added to every pixel.
     """
     four = n_classes == 4
     made = Made(root, ("none", "one", "few", "many") if four else ("no-nine", "nine"))
@@ -79,13 +89,13 @@ def digit_bags(n_classes: int, seed: int, root: Path, per_pool: int = 16) -> Mad
     for k in range(_POOLS):
         nines = np.flatnonzero((pool == k) & (digit == 9))
         others = np.flatnonzero((pool == k) & (digit != 9))
-        plan = np.repeat(range(4), _NODES) if four else np.arange(per_pool) % 2
+        plan = np.repeat(range(4), times * np.array(_NODES)) if four else np.arange(per_pool) % 2
         for c in plan:
             low, high = _FEW_MANY[c] if four else (c, c)
             n = int(rng.integers(20, 31) if four else rng.integers(10, 21))
             hits = int(rng.integers(low, high + 1))
             rows = np.concatenate([rng.choice(nines, hits), rng.choice(others, n - hits)])
-            noise = rng.normal(0, _NOISE_SD, (n, images.shape[1]))
+            noise = rng.normal(0, noise_sd, (n, images.shape[1]))
             ids.append(f"bag-{len(ids):03d}")
             labels.append(made.classes[c])
             pools.append(k)
