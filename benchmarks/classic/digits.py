@@ -28,7 +28,7 @@ from wsi.errors import ConfigError
 FOUR = "digit-bags-4"
 _DRAW, _FOLDS, _POOLS = 1000, 5, 15
 _TIMES = 2  # bags per pool over those of the imbalanced plan
-_PARTS = {"train": range(0, 7), "val": range(7, 10), "test": range(10, 15)}  # pools of images
+_PARTS = {"train": range(7), "val": range(7, 10), "test": range(10, 15)}  # pools of images
 _EQUAL = {"hidden": 64, "position": "none"}  # set wherever an aggregator has them
 _STUDY = (
     "objective.name=ce",
