@@ -26,14 +26,20 @@ from benchmarks.classic.recipe import (
 from benchmarks.evidence.sets import classic
 from pipelines.console import Console
 from wsi.aggregators import AGGREGATORS
+from wsi.errors import WsiError
 
 _SHORT_FOLDS = 3
 
 
 def main() -> None:
-    """Run what is asked for and write the page."""
-    asked = _asked()
-    console = Console()
+    """Run what is asked for and write the page; an error is one line."""
+    try:
+        _run(_asked(), Console())
+    except WsiError as error:
+        raise SystemExit(str(error)) from None
+
+
+def _run(asked: argparse.Namespace, console: Console) -> None:
     fits = _cells(asked)
     for name, cells in fits.items():
         console.say(f"== {name}")

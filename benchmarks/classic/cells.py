@@ -114,7 +114,6 @@ def key_of_cell(cell: Cell) -> str:
 
 def _fitted(todo: Sequence[Cell], jobs: int) -> Iterator[Cell]:
     if jobs <= 1:
-        _prepare()
         for cell in todo:
             yield _fit(cell)
         return

@@ -27,6 +27,7 @@ from wsi.errors import ConfigError
 
 FOUR = "digit-bags-4"
 _DRAW, _FOLDS, _POOLS = 1000, 5, 15
+_PER_POOL = 48  # bags of each of the pools of images, two classes
 _TIMES = 2  # bags per pool over those of the imbalanced plan
 _PARTS = {"train": range(7), "val": range(7, 10), "test": range(10, 15)}  # pools of images
 _EQUAL = {"hidden": 64, "position": "none"}  # set wherever an aggregator has them
@@ -56,7 +57,7 @@ _SHORT = (
 
 def two_class(root: Path, *, short: bool) -> Made:
     """Return bags of digits without noise: is there a nine."""
-    return digit_bags(2, _DRAW, root, 4 if short else 16, noise_sd=0.0)
+    return digit_bags(2, _DRAW, root, 4 if short else _PER_POOL, noise_sd=0.0)
 
 
 def two_class_cells(made: Made, folder: Path, name: str, seeds: int, *, short: bool) -> list[Cell]:

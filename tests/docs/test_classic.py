@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,11 +12,10 @@ from scipy import stats
 from scipy.io import savemat
 
 from benchmarks.classic import digits
+from benchmarks.classic.__main__ import main
 from benchmarks.classic.figures import corrected
 from benchmarks.classic.recipe import DIGITS, MODELS, PUBLISHED, RECIPES
 from benchmarks.evidence.sets import CLASSIC
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -36,24 +33,21 @@ def mil(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def run(mil: Path, out: Path, *words: str) -> str:
-    command = [sys.executable, "-m", "benchmarks.classic", "--mil", mil, "--out", out]
-    made = subprocess.run(
-        [*map(str, command), "--short", "--jobs", "1", *words],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert made.returncode == 0, made.stderr
-    return made.stderr
+def words(mil: Path, out: Path, *more: object) -> list[str]:
+    return [str(w) for w in ("--mil", mil, "--out", out, "--short", "--jobs", 1, *more)]
+
+
+def run_here(monkeypatch: pytest.MonkeyPatch, *asked: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmarks.classic", *asked])
+    main()
 
 
 @pytest.fixture(scope="module")
 def out(mil: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("classic")
-    run(mil, out, "--only", "musk1", "--page", str(out / "page.md"))
+    asked = words(mil, out, "--only", "musk1", "--page", out / "page.md")
+    with pytest.MonkeyPatch.context() as patch:
+        run_here(patch, *asked)
     return out
 
 
@@ -76,13 +70,18 @@ def test_the_page_holds_the_accuracy_of_the_fits_and_of_an_easy_floor(out: Path)
     assert next(line[3] for line in lines if line[2] == "floor") == "1.000"
 
 
-def test_a_run_that_lost_a_fit_makes_that_one_alone(mil: Path, out: Path) -> None:
+def test_a_run_that_lost_a_fit_makes_that_one_alone(
+    mil: Path,
+    out: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     before = fits(out)
     lost = sorted(before)[0]
     lost.unlink()
-    said = run(mil, out, "--only", "musk1")
+    run_here(monkeypatch, *words(mil, out, "--only", "musk1"))
     after = fits(out)
-    assert "5 of 6 fits are done already" in said
+    assert "5 of 6 fits are done already" in capsys.readouterr().err
     assert {path for path in before if after[path] != before[path]} == {lost}
 
 
@@ -135,6 +134,25 @@ def test_attention_on_nines_is_scored_as_finding_them(tmp_path: Path) -> None:
         assert found.pooled == pytest.approx(expected)
         assert found.auc == pytest.approx(0.5)
         assert found.bags == sum(bags.y[s] for s in fold.test)
+
+
+def test_a_folder_without_the_sets_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SystemExit, match=r"fox_scaled has no X\*\.mat — give the folder"):
+        run_here(monkeypatch, *words(tmp_path, tmp_path, "--only", "fox"))
+
+
+def test_digits_fill_their_part_of_the_page(
+    mil: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_here(monkeypatch, *words(mil, tmp_path, "--only", "digit", "--page", tmp_path / "page.md"))
+    page = (tmp_path / "page.md").read_text(encoding="utf-8")
+    study = json.loads((tmp_path / "digit-bags-4/study/results.json").read_text())
+    for run in study["selections"]["patient"]["metrics"]["macro_f1"]["runs"]:
+        assert f"| {run['name']} | " in page
+        assert f" | {run['value']:.3f} | {run['seeds_sd']:.3f} | " in page
+    assert "tiles: AUC of attention inside a positive bag" in page
 
 
 def test_every_model_of_a_published_row_is_run() -> None:
