@@ -15,7 +15,7 @@ from benchmarks.classic.recipe import key_of, words_of
 from benchmarks.evidence.stores import Made
 from pipelines.config import load_config
 from pipelines.console import Console
-from pipelines.fits import Parts, fitted, reader
+from pipelines.fits import CACHE_BYTES, Parts, fitted
 from pipelines.workers import processes
 from wsi.bags import open_store
 from wsi.cohorts import Cohort, read_cohort
@@ -67,10 +67,11 @@ class Bags:
 @lru_cache(maxsize=8)
 def bags_of(made: Made) -> Bags:
     """Return the bags and classes of a data set."""
+    from wsi.data import CachedReader
+
     cohort = read_cohort(made.cohort, "label", made.classes)
-    ids = {row.slide_id: row.slide_id for row in cohort.rows}
     y = {row.slide_id: made.classes.index(row.label or "") for row in cohort.rows}
-    return Bags(cohort, reader(open_store(made.bags), ids, None), y)
+    return Bags(cohort, CachedReader(open_store(made.bags).read, CACHE_BYTES), y)
 
 
 @lru_cache(maxsize=64)
