@@ -6,12 +6,12 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from benchmarks.classic.recipe import key_of, words_of
+from benchmarks.classic.recipe import UNSELECTED, key_of, words_of
 from benchmarks.evidence.stores import Made
 from pipelines.config import load_config
 from pipelines.console import Console
@@ -46,7 +46,7 @@ class Cell:
     @property
     def path(self) -> Path:
         """Return the file of what it predicts."""
-        place = self.folder / self.name / self.model
+        place = self.folder / self.name / self.model.replace(", ", "-")
         return place / f"repetition{self.repetition}-fold{self.fold}.json"
 
 
@@ -136,6 +136,8 @@ def _fit(cell: Cell) -> Cell:
     from wsi.training.predict import predict
 
     bags, fold = bags_of(cell.made), fold_of(cell)
+    if cell.model == UNSELECTED:
+        fold = replace(fold, train=(*fold.train, *fold.val), val=())
     words = words_of(cell.name, cell.model, short=cell.short)
     config = load_config([*words, f"data.classes=[{','.join(cell.made.classes)}]"])
     learnt = {slide_id: bags.y[slide_id] for slide_id in (*fold.train, *fold.val)}

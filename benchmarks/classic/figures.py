@@ -79,22 +79,23 @@ def of_model(cells: Sequence[Cell]) -> Folds:
     return _scored(cells[0], scores, folds)
 
 
-def of_floor(cells: Sequence[Cell]) -> Folds:
+def of_floor(cells: Sequence[Cell], *, whole: bool = True) -> Folds:
     """Return the figures of logistic regression on mean tiles, on the folds of `cells`.
 
-    It learns from training and validation bags, since it has nothing to choose.
+    Args:
+        whole: learn from the validation bags, too, since it has nothing to choose.
     """
     bags, folds = bags_of(cells[0].made), [fold_of(cell) for cell in cells]
     means = {s: np.asarray(bags.read(s).features, np.float64).mean(0) for s in bags.y}
-    return _scored(cells[0], [_floor(fold, means, bags) for fold in folds], folds)
+    return _scored(cells[0], [_floor(fold, means, bags, whole) for fold in folds], folds)
 
 
-def _floor(fold: Fold, means: dict[str, np.ndarray], bags: Bags) -> np.ndarray:
+def _floor(fold: Fold, means: dict[str, np.ndarray], bags: Bags, whole: bool) -> np.ndarray:
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    learnt = (*fold.train, *fold.val)
+    learnt = (*fold.train, *fold.val) if whole else fold.train
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
     model.fit([means[s] for s in learnt], [bags.y[s] for s in learnt])
     return model.predict_proba([means[s] for s in fold.test])[:, 1]

@@ -31,10 +31,7 @@ class Compared:
     name: str
     models: Mapping[str, Folds]
     floor: Folds
-
-    def to_floor(self, model: str) -> Estimate:
-        """Return a model's AUC less the floor's, paired by fold."""
-        return corrected(self.models[model].auc - self.floor.auc, self.floor.ratio)
+    smaller_floor: Folds
 
 
 def write(path: Path, fits: Fits, study: Path) -> None:
@@ -62,7 +59,8 @@ def _text(name: str) -> str:
 def _compared(name: str, cells: Sequence[Cell]) -> Compared:
     by_model = {model: [cell for cell in cells if cell.model == model] for model in MODELS}
     models = {model: of_model(each) for model, each in by_model.items()}
-    return Compared(name, models, of_floor(next(iter(by_model.values()))))
+    first = next(iter(by_model.values()))
+    return Compared(name, models, of_floor(first), of_floor(first, whole=False))
 
 
 def _accuracies(sets: Sequence[Compared]) -> str:
@@ -99,16 +97,24 @@ def _accuracy_rows(one: Compared) -> Iterator[list[str]]:
 
 
 def _aucs(sets: Sequence[Compared]) -> str:
-    header = ["set", "floor", *(f"{m}{more}" for m in MODELS for more in ("", " less floor"))]
-    header.append(f"gated not below floor − {_MARGIN:g}")
-    rows = []
-    for one in sets:
-        row = [one.name, f"{one.floor.auc.mean():.3f}"]
-        for model, folds in one.models.items():
-            row += [f"{folds.auc.mean():.3f}", _signed(one.to_floor(model))]
-        row.append("yes" if one.to_floor("gated").value >= -_MARGIN else "no")
-        rows.append(row)
-    return "AUC, mean over folds.\n\n" + table(header, rows)
+    header = ["set", "model", "AUC", "sd of folds", "less floor", f"not below floor − {_MARGIN:g}"]
+    rows = [row for one in sets for row in _auc_rows(one)]
+    return "AUC, mean over folds; differences are paired by fold.\n\n" + table(header, rows)
+
+
+def _auc_rows(one: Compared) -> Iterator[list[str]]:
+    floors = {"floor": one.floor, "floor, training part alone": one.smaller_floor}
+    for model, folds in {**one.models, **floors}.items():
+        less = corrected(folds.auc - one.floor.auc, folds.ratio)
+        judged = ("yes" if less.value >= -_MARGIN else "no") if model == "gated" else ""
+        yield [
+            one.name,
+            model,
+            f"{folds.auc.mean():.4f}",
+            f"{folds.auc.std(ddof=1):.3f}",
+            "" if model == "floor" else _signed(less, digits=4),
+            judged,
+        ]
 
 
 def _nines(cells: Sequence[Cell]) -> str:
@@ -163,6 +169,7 @@ def _sd(values: np.ndarray) -> str:
     return f"{values.std(ddof=1):.3f}" if len(values) > 1 else "–"
 
 
-def _signed(estimate: Estimate) -> str:
-    text = f"{estimate.value:+.3f} [{estimate.low:+.3f}, {estimate.high:+.3f}]"
+def _signed(estimate: Estimate, digits: int = 3) -> str:
+    of = f"+.{digits}f"
+    text = f"{estimate.value:{of}} [{estimate.low:{of}}, {estimate.high:{of}}]"
     return text.replace("-", "−")

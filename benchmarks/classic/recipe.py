@@ -14,7 +14,11 @@ FOLDS, REPETITIONS = 10, 5
 MODELS = {
     "gated": ("aggregator=abmil", "aggregator.gated=true"),
     "attention": ("aggregator=abmil", "aggregator.gated=false"),
+    "gated, unselected": ("aggregator=abmil", "aggregator.gated=true"),
 }
+UNSELECTED = "gated, unselected"
+"""Learns from the validation bags, too, and its last epoch stands: the protocol of the paper."""
+
 _ALL = (
     "aggregator.hidden=64",
     "aggregator.attention_dim=64",
@@ -39,11 +43,11 @@ DIGIT_SEEDS = 5
 SHORT = ("fit.epochs=2", "fit.patience=2")
 
 PUBLISHED = {
-    "musk1": {"attention": 0.892, "gated": 0.900},
-    "musk2": {"attention": 0.858, "gated": 0.863},
-    "fox": {"attention": 0.615, "gated": 0.603},
-    "tiger": {"attention": 0.839, "gated": 0.845},
-    "elephant": {"attention": 0.868, "gated": 0.857},
+    "musk1": {"attention": 0.892, "gated": 0.900, UNSELECTED: 0.900},
+    "musk2": {"attention": 0.858, "gated": 0.863, UNSELECTED: 0.863},
+    "fox": {"attention": 0.615, "gated": 0.603, UNSELECTED: 0.603},
+    "tiger": {"attention": 0.839, "gated": 0.845, UNSELECTED: 0.845},
+    "elephant": {"attention": 0.868, "gated": 0.857, UNSELECTED: 0.857},
 }
 """Accuracies. Source: Ilse et al. 2018, table 1."""
 
@@ -58,4 +62,13 @@ def key_of(words: tuple[str, ...], splits_hash: str) -> str:
     return sha256_json({"words": list(words), "splits": splits_hash})[:16]
 
 
-__all__ = ["CLASSIC", "DIGITS", "DIGIT_SEEDS", "FOLDS", "MODELS", "PUBLISHED", "REPETITIONS"]
+__all__ = [
+    "CLASSIC",
+    "DIGITS",
+    "DIGIT_SEEDS",
+    "FOLDS",
+    "MODELS",
+    "PUBLISHED",
+    "REPETITIONS",
+    "UNSELECTED",
+]

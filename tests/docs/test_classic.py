@@ -81,7 +81,7 @@ def test_a_run_that_lost_a_fit_makes_that_one_alone(
     lost.unlink()
     run_here(monkeypatch, *words(mil, out, "--only", "musk1"))
     after = fits(out)
-    assert "5 of 6 fits are done already" in capsys.readouterr().err
+    assert "8 of 9 fits are done already" in capsys.readouterr().err
     assert {path for path in before if after[path] != before[path]} == {lost}
 
 
