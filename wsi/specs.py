@@ -420,6 +420,9 @@ class RangeSpec(Spec):
         given = (self.low, self.high, self.step or 1.0)
         if self.int and not all(float(value).is_integer() for value in given):
             raise ValueError("int needs whole low, high and step")
+        steps = (self.high - self.low) / (self.step or (1.0 if self.int else self.high - self.low))
+        if abs(steps - round(steps)) > 1e-8 * steps:
+            raise ValueError("high must be low and a whole number of steps")
         return self
 
 
