@@ -63,7 +63,7 @@ def run(config: Config, options: Options, console: Console) -> int:
     with Claims(folder.claims, ttl_s=config.limits.claim_ttl_s) as claims:
         book = Book(folder.root, config.sweep, space, lower=plan.lower, claims=claims)
         with benches(options.jobs, options.device) as pool:
-            after = _hours(plan, book, options.jobs, console)
+            after = _hours(options.jobs, console)
             Sharing(plan, book, pool, options.jobs, console, after).complete()
         return _conclude(folder, plan, book, console)
 
@@ -97,27 +97,26 @@ def _dry_run(plan: Plan, jobs: int, console: Console) -> int:
     return 0
 
 
-def _hours(plan: Plan, book: Book, jobs: int, console: Console) -> Callable[[float], None]:
+def _hours(jobs: int, console: Console) -> Callable[[float, int], None]:
     """Return what says, after the first fits, how long all will take.
 
     The first fit of each process does not count: it also imports torch and reads the bags.
     """
     made = 0
 
-    def after(seconds: float) -> None:
+    def after(seconds: float, left: int) -> None:
         nonlocal made
         made += 1
-        if made == jobs + 1:
-            others = len(book.trials()) - 1
-            _say_hours((plan.trials - others) * plan.fits_each - made, seconds, jobs, console)
+        if made == jobs + 1 and left > 0:
+            _say_hours(left, seconds, jobs, console)
 
     return after
 
 
 def _say_hours(todo: int, each: float, jobs: int, console: Console) -> None:
-    hours = max(0, todo) * each / jobs / 3600
+    hours = todo * each / jobs / 3600
     console.say(
-        f"{counted(max(0, todo), 'fit')} to do at {each:.2g} s each: about {hours:.2g} hours with "
+        f"{counted(todo, 'fit')} to do at {each:.2g} s each: about {hours:.2g} hours with "
         f"--jobs {jobs}, when nobody else helps"
     )
 

@@ -18,7 +18,7 @@ from wsi.specs import Config, RangeSpec
 
 Scalar = str | int | float | bool | None
 Values = dict[str, Scalar]
-"""The drawn value of each key; a choice that is a list or mapping stands as its JSON text."""
+"""The drawn value of each key; a choice that is a list or mapping stands as text."""
 
 SEARCHED = ("aggregator", "objective", "fit")
 _FIXED = ("fit.seeds", "fit.monitor")  # trials of other seeds or figures are not comparable
@@ -111,9 +111,9 @@ class Dimension:
         return f"{self.key}: {self.range.low:g} to {self.range.high:g}{step}{more}"
 
     def to_json(self) -> Any:
-        """Return range or choices as they are written in settings."""
+        """Return the range as it is written in settings, or the choices as trials name them."""
         if self.range is None:
-            return list(self.choices.values())
+            return list(self.choices)
         return self.range.model_dump(mode="json", exclude_defaults=True)
 
 
@@ -191,6 +191,9 @@ def _dimension(key: str, given: RangeSpec | Sequence[Any]) -> Dimension:
 def _label(value: Any) -> Scalar:
     if value is None or isinstance(value, str | int | float | bool):
         return value
+    if isinstance(value, dict) and "name" in value:
+        told = ", ".join(f"{key}={one}" for key, one in value.items() if key != "name")
+        return f"{value['name']} ({told})"
     return json.dumps(value, ensure_ascii=False)
 
 

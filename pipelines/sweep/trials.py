@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipelines.console import Console, Tracker, counted
-from pipelines.sweep.book import FITS, REASON, Book, Taken, name_of, word_of
+from pipelines.console import Console, counted
+from pipelines.sweep.book import FITS, REASON, Book, End, Taken, name_of, word_of
 from pipelines.sweep.fitting import Figures, Pool, fit
 from pipelines.sweep.folder import SweepDir
 from pipelines.sweep.plan import Plan
@@ -54,7 +54,7 @@ class Sharing:
     Fits of a trial go side by side; the next trial begins when there are more processes.
 
     Attributes:
-        after: called with the seconds of each fit that was made here.
+        after: called after each fit that was made here, with its seconds and the fits left.
     """
 
     plan: Plan
@@ -62,7 +62,7 @@ class Sharing:
     pool: Pool
     jobs: int
     console: Console
-    after: Callable[[float], None]
+    after: Callable[[float, int], None]
     _trials: list[Trial] = field(default_factory=list)
     _at_work: dict[Future[Figures], tuple[Trial, Cell]] = field(default_factory=dict)
 
@@ -77,9 +77,9 @@ class Sharing:
             self.console.say(f"{over} of {self.plan.trials} trials are done already")
         with self.console.progress("trials", self.plan.trials - over) as track:
             while over < self.plan.trials or self._at_work:
-                self._give(track)
+                self._give()
                 if self._at_work:
-                    self._take(track)
+                    self._take()
                 else:
                     time.sleep(_LOOK_S)
                 now = self._over()
@@ -93,7 +93,7 @@ class Sharing:
 
     # -- giving -------------------------------------------------------------------------------
 
-    def _give(self, track: Tracker) -> None:
+    def _give(self) -> None:
         """Keep every process busy, as far as there are fits to be made."""
         while len(self._at_work) < self.jobs:
             found = self._next()
@@ -129,7 +129,7 @@ class Sharing:
 
     # -- taking -------------------------------------------------------------------------------
 
-    def _take(self, track: Tracker) -> None:
+    def _take(self) -> None:
         done, _ = wait(self._at_work, return_when=FIRST_COMPLETED)
         for future in done:
             trial, cell = self._at_work.pop(future)
@@ -140,9 +140,14 @@ class Sharing:
                     "a fitting process was killed, most often for want of memory — rerun with "
                     "fewer --jobs; finished fits are kept"
                 ) from None
-            self.after(figures["seconds"])
             if not trial.ended:
                 self._note(trial, cell, figures)
+            self.after(figures["seconds"], self._left())
+
+    def _left(self) -> int:
+        """Return the fits still to be made, here or elsewhere."""
+        begun = sum(len(trial.figures) for trial in self._trials)
+        return (self.plan.trials - self._over()) * self.plan.fits_each - begun
 
     def _note(self, trial: Trial, cell: Cell, figures: Figures) -> None:
         trial.figures[cell.folder.name] = figures
@@ -162,7 +167,7 @@ class Sharing:
             trial.number, len(folds), float(np.mean(folds))
         )
 
-    def _end(self, trial: Trial, state: str, reason: str | None) -> None:
+    def _end(self, trial: Trial, state: End, reason: str | None) -> None:
         """Write down how a trial ended, unless another process took it over in the meantime."""
         trial.ended = True
         trial.pending.clear()

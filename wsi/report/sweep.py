@@ -134,8 +134,15 @@ def _trials(result: Json) -> Table:
         )
     validation = f"Validation {short_title(result['monitor'])}"
     columns = ("Trial", "State", *keys, validation, "SD over folds", "Fits", "Seconds", "Reason")
-    words = (1, len(columns) - 1)
-    return Table("All trials", columns, tuple(rows), text_columns=words)
+    worded = [
+        k
+        for k, key in enumerate(keys)
+        if any(isinstance(r["values"][key], str) for r in result["trials"])
+    ]
+    words = (1, *(2 + k for k in worded), len(columns) - 1)
+    return Table(
+        "Means over folds and seeds, on validation", columns, tuple(rows), text_columns=words
+    )
 
 
 def _settings(result: Json) -> Table:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from wsi.report.cells import short_title
 from wsi.report.figures import BLUE, VERMILION, as_svg, drawing
@@ -79,7 +79,7 @@ class _Places:
         self._key = key
         self._log = isinstance(space, Mapping) and bool(space.get("log"))
         drawn = [row["values"][key] for row in rows]
-        self._names = None if isinstance(space, Mapping) else _distinct(drawn, space)
+        self._names = None if isinstance(space, Mapping) else [str(choice) for choice in space]
         self._shift = _shifts(rows, drawn) if self._names is not None else {}
 
     def of(self, row: Json) -> float:
@@ -92,7 +92,8 @@ class _Places:
         if self._names is not None:
             tilted = max(map(len, self._names)) * len(self._names) > 24
             names = [name if len(name) < 20 else name[:19] + "…" for name in self._names]
-            axes.set_xticks(range(len(names)), names, rotation=30 if tilted else 0)
+            side = {"rotation": 25, "ha": "right"} if tilted else {"rotation": 0}
+            axes.set_xticks(range(len(names)), names, **side)
             axes.set_xlim(-0.5, len(names) - 0.5)
             axes.grid(visible=False, axis="x")
         elif self._log:
@@ -100,12 +101,6 @@ class _Places:
             axes.xaxis.set_major_locator(LogLocator(numticks=6))
             axes.xaxis.set_minor_formatter(NullFormatter())
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-
-
-def _distinct(drawn: Sequence[Any], space: Sequence[Any]) -> list[str]:
-    """Return the names of choices in the order of the settings, then any that only trials have."""
-    names = dict.fromkeys(str(value) for value in space if not isinstance(value, dict | list))
-    return list(names | dict.fromkeys(map(str, drawn)))
 
 
 def _shifts(rows: Sequence[Json], drawn: Sequence[Any]) -> dict[int, float]:
@@ -126,7 +121,7 @@ def _so_far(axes: Axes, trials: Sequence[Json], best: Json, *, higher: bool) -> 
     axes.step(numbers, reached, where="post", color=VERMILION, lw=1.6)
     axes.plot([best["trial"]], [best["validation"]], "D", color=VERMILION, ms=7)
     axes.set_xlabel("trial, best so far as a line")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
 
 
 def _legend(failed: Sequence[Json]) -> tuple[list[Line2D], list[str]]:
