@@ -113,7 +113,7 @@ def run(config: Config, options: Options, console: Console) -> int:
         for seed in config.fit.seeds
     ]
     _train_cells(cells, options.jobs, console)
-    predictions = test_predictions(cells, material)
+    predictions = unlabelled_predictions(cells, material)
     write_predictions(predictions, run_dir.predictions)
     labelled = join_labels(predictions, cohort)
     write_predictions(labelled, run_dir.predictions)
@@ -288,7 +288,7 @@ def _write_embeddings(path: Path, parts: dict[str, Any]) -> None:
         file.create_dataset("embedding", data=embeddings.astype(np.float32))
 
 
-def test_predictions(cells: Sequence[Cell], material: Material) -> Predictions:
+def unlabelled_predictions(cells: Sequence[Cell], material: Material) -> Predictions:
     """Return the predictions of the test parts by all fits of a run, without labels."""
     tables = (
         (cell.fold.index, cell.seed, read_probabilities(cell.folder / "predictions.csv"))

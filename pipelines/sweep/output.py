@@ -13,7 +13,7 @@ from pipelines.sweep.folder import SweepDir
 from pipelines.sweep.plan import Plan
 from pipelines.sweep.results import as_csv
 from pipelines.sweep.space import Space, shown
-from pipelines.train import test_predictions
+from pipelines.train import unlabelled_predictions
 from wsi.evaluation import join_labels, write_predictions
 from wsi.files import publish_bytes, publish_json
 
@@ -46,7 +46,7 @@ def finish_best(folder: SweepDir, best: Json, plan: Plan, console: Console) -> J
     run = folder.run(name_of(best["trial"]))
     config = plan.settings(best["values"])
     cells = plan.cells_in(run.root, config)
-    labelled = join_labels(test_predictions(cells, plan.material), plan.material.cohort)
+    labelled = join_labels(unlabelled_predictions(cells, plan.material), plan.material.cohort)
     write_predictions(labelled, run.predictions)
     console.say(f"test figures of {run.root.name}, which validation chose:")
     metrics = score_run(run, labelled, config.evaluate, console)

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pipelines.config
 from pipelines.fits import Material
 from pipelines.sweep.book import name_of
 from pipelines.sweep.folder import SweepDir
 from pipelines.sweep.space import Scalar, Space, grid, trial_config
 from pipelines.train import Cell, Options, cell_of
-from wsi.errors import CohortError
+from wsi.errors import CohortError, ConfigError
 from wsi.specs import Config
 from wsi.splits import Splits, write_splits
 
@@ -50,12 +51,20 @@ class Plan:
         """Return the settings of a trial."""
         return trial_config(self.config, self.space, drawn)
 
-    def cells(self, number: int, drawn: Mapping[str, Scalar]) -> list[Cell]:
-        """Return the fits of a trial, fold by fold, in its run folder, which is begun."""
+    def cells(self, number: int, config: Config) -> list[Cell]:
+        """Return the fits of a trial, fold by fold, in its run folder, which is begun.
+
+        Raises:
+            ConfigError: the folder holds a run of other settings, of a sweep whose journal is gone.
+        """
         run = SweepDir(self.options.out).run(name_of(number))
-        config = self.settings(drawn)
         if not (run.config.is_file() and run.inputs.is_file()):
             run.begin(config, dict(self.inputs))
+        elif pipelines.config.read_config(run.config) != config:
+            raise ConfigError(
+                f"{run.root} holds a run of other settings than the journal has for it — remove "
+                "that folder, or give another --out"
+            )
         write_splits(self.splits, run.splits)
         return self.cells_in(run.root, config)
 

@@ -17,7 +17,7 @@ from pipelines.sweep.fitting import Figures, Pool, fit
 from pipelines.sweep.folder import SweepDir
 from pipelines.sweep.plan import Plan
 from pipelines.sweep.space import shown
-from pipelines.train import Cell, test_predictions
+from pipelines.train import Cell, unlabelled_predictions
 from wsi.claims import Claim
 from wsi.errors import ConfigError, ResourceError
 from wsi.evaluation import write_predictions
@@ -119,11 +119,12 @@ class Sharing:
         name = name_of(taken.number)
         self.console.detail(f"{name}: {'' if taken.is_new else 'taken up, '}{told}")
         try:
-            cells = self.plan.cells(taken.number, taken.drawn)
+            config = self.plan.settings(taken.drawn)
         except ConfigError as error:
             self.book.end(taken.number, "failed", None, {REASON: str(error)})
             taken.claim.release()
             return None
+        cells = self.plan.cells(taken.number, config)
         # Fits that were done before come back at once from their folders.
         return Trial(taken.number, taken.claim, cells, deque(cells), {})
 
@@ -177,7 +178,9 @@ class Sharing:
             value = mean_of(trial.figures)
             run = SweepDir(self.plan.options.out).run(trial.name)
             # Test labels stay away from trials: who sees their figures would choose by them.
-            write_predictions(test_predictions(trial.cells, self.plan.material), run.predictions)
+            write_predictions(
+                unlabelled_predictions(trial.cells, self.plan.material), run.predictions
+            )
         facts = {FITS: trial.figures} | ({REASON: reason} if reason else {})
         if trial.claim.is_live():
             self.book.end(trial.number, state, value, facts)

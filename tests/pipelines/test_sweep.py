@@ -24,7 +24,7 @@ from optuna.storages.journal import JournalFileBackend
 from sklearn.metrics import roc_auc_score
 
 from pipelines.cli import run_command
-from pipelines.config import load_config, read_config
+from pipelines.config import load_config, read_config, write_config
 from pipelines.sweep import fitting
 from pipelines.sweep.book import Book, open_journal
 from pipelines.sweep.results import best_of
@@ -67,9 +67,9 @@ def words(study: Study, out: Path, *more: object, settings: Sequence[str] = SMAL
 
 @pytest.fixture(scope="session")
 def done(shared_study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished sweep of four trials over three folds; never written to."""
+    """The folder of a finished sweep of three trials over three folds; never written to."""
     out = tmp_path_factory.mktemp("sweeps") / "out"
-    assert run_command(words(shared_study, out, RATES, "--trials", 4, settings=FOLDS)) == 0
+    assert run_command(words(shared_study, out, RATES, "--trials", 3, settings=FOLDS)) == 0
     return out
 
 
@@ -125,7 +125,7 @@ def validation_auc(run: Path, study: Study, fold: int) -> float:
 def test_the_table_is_what_optuna_reads_back_from_the_journal(done: Path) -> None:
     trials = journal(done).get_trials()
     rows = table(done)
-    assert len(rows) == len(trials) == 4
+    assert len(rows) == len(trials) == 3
     for row, trial in zip(rows, trials):
         assert int(row["trial"]) == trial.number
         assert row["state"] == trial.state.name.lower() == "complete"
@@ -161,7 +161,7 @@ def test_all_trials_have_the_splits_of_the_sweep_and_settings_of_their_own(done:
     assert splits == {(done / "splits.csv").read_bytes()}
     rates = [read_config(run / "config.yaml").fit.lr for run in sorted(done.glob("trial-*"))]
     assert rates == [float(row["fit.lr"]) for row in table(done)]
-    assert len(set(rates)) == 4
+    assert len(set(rates)) == 3
     assert all(1e-4 <= rate <= 1e-1 for rate in rates)
 
 
@@ -200,7 +200,7 @@ def test_a_grid_finds_what_training_every_combination_finds(
 
 def test_shuffled_test_labels_change_no_trial_and_no_choice(study: Study, tmp_path: Path) -> None:
     before, after = tmp_path / "before", tmp_path / "after"
-    assert run_command(words(study, before, RATES, "--trials", 3)) == 0
+    assert run_command(words(study, before, RATES, "--trials", 2)) == 0
     tested = [row for row in study.rows if row.site == "z"]
     turned = dict(zip((r.slide_id for r in tested), [r.label for r in tested[3:] + tested[:3]]))
     labels = [turned.get(row.slide_id, row.label) for row in study.rows]
@@ -209,7 +209,7 @@ def test_shuffled_test_labels_change_no_trial_and_no_choice(study: Study, tmp_pa
         type(row)(row.slide_id, row.patient_id, y, row.site) for row, y in zip(study.rows, labels)
     ]
     study.write_cohort(rows)
-    assert run_command(words(study, after, RATES, "--trials", 3)) == 0
+    assert run_command(words(study, after, RATES, "--trials", 2)) == 0
     assert without_times(after) == without_times(before)
     old, new = results_of(before), results_of(after)
     assert new["best"] == old["best"]
@@ -242,7 +242,7 @@ def test_a_sweep_after_whose_trials_were_scored_says_so(
     chosen = results_of(out)["best"]["run"]
     other = next(run for run in sorted(out.glob("trial-*")) if run.name != chosen)
     assert run_command(["evaluate", str(other), "--replicates", "100"]) == 0
-    assert run_command(words(study, out, RATES, "--trials", 4, settings=FOLDS)) == 0
+    assert run_command(words(study, out, RATES, "--trials", 3, settings=FOLDS)) == 0
     assert f"({other.name}): choosing among them by test" in capsys.readouterr().err
 
 
@@ -263,19 +263,7 @@ def test_wsi_train_completes_a_trial_without_fitting_anew(
 # -- going on ------------------------------------------------------------------------------------
 
 
-def test_a_sweep_taken_further_is_the_sweep_made_at_once(
-    done: Path, shared_study: Study, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    assert run_command(words(shared_study, out, RATES, "--trials", 2, settings=FOLDS)) == 0
-    before = fit_times(out)
-    assert len(before) == 6
-    assert run_command(words(shared_study, out, RATES, "--trials", 4, settings=FOLDS)) == 0
-    assert without_times(out) == without_times(done)
-    assert {k: v for k, v in fit_times(out).items() if k in before} == before
-
-
-def test_an_interrupted_trial_is_taken_up_and_its_fits_are_kept(
+def test_a_sweep_interrupted_and_taken_further_is_the_sweep_made_at_once(
     done: Path, shared_study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, made, train_cell = tmp_path / "out", [], fitting.train_cell
@@ -286,16 +274,28 @@ def test_an_interrupted_trial_is_taken_up_and_its_fits_are_kept(
         made.append(cell.folder.name)
         return train_cell(cell, read)
 
-    again = words(shared_study, out, RATES, "--trials", 4, settings=FOLDS)
+    given = words(shared_study, out, RATES, settings=FOLDS)
     with monkeypatch.context() as patch:
         patch.setattr(fitting, "train_cell", interrupted)
-        assert run_command(again) == 130
+        assert run_command([*given, "--trials", "2"]) == 130
     before = fit_times(out)
     assert len(before) == 4
     assert [trial.state.name for trial in journal(out).get_trials()] == ["COMPLETE", "RUNNING"]
-    assert run_command(again) == 0
+    assert run_command([*given, "--trials", "3"]) == 0
     assert without_times(out) == without_times(done)
     assert {k: v for k, v in fit_times(out).items() if k in before} == before
+
+
+def test_a_journal_that_is_gone_does_not_pass_its_trials_on(
+    done: Path, shared_study: Study, tmp_path: Path, refused: Refused
+) -> None:
+    out = Path(shutil.copytree(done, tmp_path / "out"))
+    (out / "sweep.journal").unlink()
+    changed = read_config(out / "trial-0000" / "config.yaml")
+    fit = changed.fit.model_copy(update={"lr": 0.5})
+    write_config(changed.model_copy(update={"fit": fit}), out / "trial-0000" / "config.yaml")
+    told = refused(words(shared_study, out, RATES, "--trials", 3, settings=FOLDS), 2)
+    assert "trial-0000 holds a run of other settings" in told
 
 
 def test_a_trial_that_never_had_values_is_failed_and_replaced(tmp_path: Path) -> None:

@@ -152,7 +152,7 @@ def _settings(result: Json) -> Table:
         "classes": ", ".join(result["classes"]),
         "label": result["label"],
         "chosen by": f"validation {short_title(result['monitor'])}, mean over "
-        f"{result['folds']} folds and {len(result['seeds'])} seeds",
+        f"{result['folds']} folds and seeds {', '.join(map(str, result['seeds']))}",
         "sampler": f"{result['sampler']}, seed {result['seed']}",
         "stopped early": "by the median of other trials" if result["prune"] else "no",
         "epochs": str(result["epochs"]),

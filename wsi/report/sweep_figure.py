@@ -92,7 +92,7 @@ class _Places:
         if self._names is not None:
             tilted = max(map(len, self._names)) * len(self._names) > 24
             names = [name if len(name) < 20 else name[:19] + "…" for name in self._names]
-            side = {"rotation": 25, "ha": "right"} if tilted else {"rotation": 0}
+            side: dict[str, Any] = {"rotation": 25, "ha": "right"} if tilted else {"rotation": 0}
             axes.set_xticks(range(len(names)), names, **side)
             axes.set_xlim(-0.5, len(names) - 0.5)
             axes.grid(visible=False, axis="x")
