@@ -27,6 +27,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pipelines.sweep.space import Dimension, Scalar, Space, grid
 from wsi.claims import Claim, Claims
+from wsi.errors import ConfigError
 from wsi.files import disk_errors
 from wsi.specs import SweepSpec
 
@@ -115,9 +116,12 @@ class Book:
     def _new(self, sampler: optuna.samplers.BaseSampler) -> Taken:
         self._study.sampler = sampler
         trial = self._study.ask(self._distributions)
-        claim = None
-        while claim is None:  # nobody else looks for one while we are alone
-            claim = self._claims.take(name_of(trial.number))
+        claim = self._claims.take(name_of(trial.number))
+        if claim is None:  # nobody else looks for one while we are alone
+            raise ConfigError(
+                f"another process works on {name_of(trial.number)} of a journal that is gone — "
+                "end it, or give another --out"
+            )
         return Taken(trial.number, dict(trial.params), claim, is_new=True)
 
     def record(self, number: int, key: str, value: Any) -> None:

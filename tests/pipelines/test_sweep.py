@@ -400,7 +400,8 @@ def test_processes_that_share_a_sweep_draw_what_one_would(tmp_path: Path) -> Non
         assert [t.drawn for t in one if t] == [t.drawn for t in two if t]
         assert len({t.drawn["fit.lr"] for t in two if t}) == 4
         assert shared[0].take(4) is None
-        other = book(tmp_path / "other", mine, "sweep.sampler=random", "sweep.seed=1").take(4)
+    with Claims(tmp_path / "c") as third:
+        other = book(tmp_path / "other", third, "sweep.sampler=random", "sweep.seed=1").take(4)
         assert other is not None
         assert other.drawn not in [t.drawn for t in one if t]
 

@@ -69,7 +69,7 @@ def result() -> Any:
 
 
 def test_the_page_names_the_choice_its_test_figures_and_every_trial(result: Any) -> None:
-    page = Page(render_sweep(result))
+    page = Page(render_sweep(result, draw_sweep(result)))
     text = " ".join(" ".join(page.words).split())
     assert "trial-0001 has the best validation AUC, 0.830: fit.lr=0.01" in text
     assert ["macro-F1", "0.600 [0.500, 0.700]", "40"] in page.rows
@@ -83,7 +83,7 @@ def test_the_page_names_the_choice_its_test_figures_and_every_trial(result: Any)
 
 
 def test_the_page_loads_nothing_from_elsewhere(result: Any) -> None:
-    page = Page(render_sweep(result))
+    page = Page(render_sweep(result, draw_sweep(result)))
     for _, attributes in page.elements:
         for name in ("src", "href", "xlink:href"):
             assert attributes.get(name, "#").startswith(("#", "data:"))

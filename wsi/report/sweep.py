@@ -27,13 +27,14 @@ _TESTED = ("macro_f1", "auc", "micro_f1", "balanced_accuracy")
 _REASON_CHARS = 120
 
 
-def write_sweep(path: Path, result: Json) -> None:
+def write_sweep(path: Path, result: Json, picture: str) -> None:
     """Write one self-contained HTML page about a sweep to `path`, atomically.
 
     Args:
         result: of schema wsi-sweep/1.
+        picture: what `draw_sweep` returns.
     """
-    publish_bytes(path, render_sweep(result).encode())
+    publish_bytes(path, render_sweep(result, picture).encode())
 
 
 def draw_sweep(result: Json) -> str:
@@ -46,10 +47,10 @@ def draw_sweep(result: Json) -> str:
     )
 
 
-def render_sweep(result: Json) -> str:
+def render_sweep(result: Json, picture: str) -> str:
     """Return the page as text; see `write_sweep`."""
     drawing = {
-        "svg": Markup(sweep_figure.draw(result, "sweep")),
+        "svg": Markup(picture),
         "wide": True,
         "caption": "Validation figures of all complete trials, means over folds and seeds.",
     }
