@@ -108,8 +108,9 @@ def notes_of(rows: Sequence[Json], best: Json, plan: Plan) -> list[str]:
             row["state"] == "complete" and abs(row["validation"] - best["validation"]) <= error
             for row in rows
         )
+        others = counted(near - 1, "other trial") if near > 1 else "no other trial"
         said.append(
-            f"{counted(near - 1, 'other trial')} within one standard error over folds "
+            f"{others} within one standard error over folds "
             f"({error:.3g}) of it: differences of that size are noise"
         )
     if len(plan.config.fit.seeds) == 1:
