@@ -148,6 +148,8 @@ def _type(field: Mapping[str, Any]) -> str:
         return ", ".join(f"`{value}`" for value in field["enum"])
     if "const" in field:
         return f"`{field['const']}`"
+    if isinstance(field.get("additionalProperties"), dict):
+        return "a mapping"
     if field["type"] == "array":
         return f"list of {_type(field['items'])}".replace("number", "numbers")
     words = {
@@ -173,7 +175,7 @@ def _bounds(field: Mapping[str, Any]) -> str:
 
 def _default(value: Any) -> str:
     if isinstance(value, dict):
-        value = value["name"]
+        value = value.get("name")
     if value is None:
         return ""
     if isinstance(value, bool):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines.console import Console
+from pipelines.labelled import labelled_predictions
 from pipelines.rundir import RunDir
 from pipelines.scoring import show_metrics
 from pipelines.summary import names_of
@@ -65,7 +66,7 @@ def load_predictions(source: Path) -> Predictions:
             f"{source} is neither a run folder nor a predictions.csv — check the path"
         )
     if path.with_suffix(".json").is_file():
-        return read_predictions(path)
+        return labelled_predictions(RunDir(source)) if source.is_dir() else read_predictions(path)
     try:
         with path.open(encoding="utf-8-sig", newline="") as handle:
             header = next(csv.reader(handle), [])

@@ -13,11 +13,12 @@ from shapely.geometry import MultiPolygon, Polygon
 
 import pipelines.config
 from pipelines.console import Console
+from pipelines.labelled import labelled_predictions
 from pipelines.rundir import RunDir
 from pipelines.tilecounts import dropped_words
 from wsi.bags import TileFilter, open_store
 from wsi.errors import ExplainError, WsiError
-from wsi.evaluation import Predictions, read_predictions
+from wsi.evaluation import Predictions
 from wsi.explain import attention_of, draw_attention
 from wsi.geojson import read_geojson
 from wsi.report import Example, RunSummary
@@ -36,7 +37,7 @@ def summarise(run_dir: RunDir, console: Console, name: str = "") -> RunSummary:
     """
     config = pipelines.config.read_config(run_dir.config)
     inputs = run_dir.read_inputs()
-    predictions = read_predictions(run_dir.predictions)
+    predictions = labelled_predictions(run_dir)
     done = {cell.name: _json(cell / "done.json") for cell in run_dir.cells()}
     return RunSummary(
         name=name or run_dir.root.name,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -33,12 +33,13 @@ from pipelines.fits import (
 )
 from pipelines.rundir import RunDir
 from pipelines.scoring import report_run, score_run
+from pipelines.validation import validation_figures
 from pipelines.workers import check_device, processes
 from wsi.aggregators import AGGREGATORS
 from wsi.bags import open_store
 from wsi.cohorts import Cohort
 from wsi.errors import ResourceError
-from wsi.evaluation import Head, join_labels, write_predictions
+from wsi.evaluation import Head, Predictions, join_labels, write_predictions
 from wsi.files import publish, publish_bytes, publish_json, sha256_file, sha256_json
 from wsi.objectives import check_objective
 from wsi.specs import Config
@@ -107,19 +108,12 @@ def run(config: Config, options: Options, console: Console) -> int:
         console.say(f"continuing {run_dir.root}")
     write_splits(splits, run_dir.splits)
     cells = [
-        _cell(config, options, run_dir, material, fold, seed)
+        cell_of(config, options, run_dir, material, fold, seed)
         for fold in splits.folds
         for seed in config.fit.seeds
     ]
     _train_cells(cells, options.jobs, console)
-    tables = (
-        (cell.fold.index, cell.seed, read_probabilities(cell.folder / "predictions.csv"))
-        for cell in cells
-    )
-    classes = config.data.classes or ()
-    predictions = replace(
-        out_of_fold(tables, cohort, classes, material.absent), head=_head(cells, len(classes))
-    )
+    predictions = unlabelled_predictions(cells, material)
     write_predictions(predictions, run_dir.predictions)
     labelled = join_labels(predictions, cohort)
     write_predictions(labelled, run_dir.predictions)
@@ -173,9 +167,10 @@ def inputs_of(material: Material, table: Path, splits: Splits) -> dict[str, Any]
     }
 
 
-def _cell(
+def cell_of(
     config: Config, options: Options, run_dir: RunDir, material: Material, fold: Fold, seed: int
 ) -> Cell:
+    """Return one fit of a run."""
     return Cell(
         config=config,
         fold=fold,
@@ -224,8 +219,12 @@ def _results(todo: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, dict[str, 
                 ) from None
 
 
-def train_cell(cell: Cell) -> dict[str, Any]:
-    """Train, save and apply one model; `done.json`, published last, marks it done."""
+def train_cell(cell: Cell, read: Callable[[str], Any] | None = None) -> dict[str, Any]:
+    """Train, save and apply one model; `done.json`, published last, marks it done.
+
+    Args:
+        read: what reads the bag of a slide, when it is there already.
+    """
     import torch
 
     from wsi.training import save
@@ -236,7 +235,7 @@ def train_cell(cell: Cell) -> dict[str, Any]:
     if cell.one_thread:
         torch.set_num_threads(1)
     store = open_store(cell.bags)
-    read = reader(store, cell.bag_ids, cell.packed)
+    read = read or reader(store, cell.bag_ids, cell.packed)
     parts = Parts.of(cell.fold, cell.labels, read, cell.config)
     dim = store.info(cell.bag_ids[cell.fold.train[0]]).dim
     model, result = fitted(cell.config, parts, dim, cell.seed, cell.device)
@@ -257,18 +256,27 @@ def train_cell(cell: Cell) -> dict[str, Any]:
         "rule": model.objective.rule,
         "predicts_prior": model.objective.predicts_prior,
     }
+    if parts.val is not None:
+        watched, p = cell.config.fit.monitor, predicted["val"].probabilities
+        y = np.array([cell.labels[slide_id] for slide_id in predicted["val"].slide_ids])
+        summary["validation"] = validation_figures(watched, y, p)
     files = {name: sha256_file(cell.folder / name) for name in _FILES}
     publish_json(cell.folder / "done.json", summary | {"files": files})
     return summary | {"alarms": [alarm.text for alarm in raised_over(result.history)]}
 
 
 def _is_done(cell: Cell) -> bool:
-    """Return whether all files of a fit are there, as they were written."""
+    return finished(cell) is not None
+
+
+def finished(cell: Cell) -> dict[str, Any] | None:
+    """Return what a fit says of itself if all its files are there, as they were written."""
     try:
-        files = json.loads((cell.folder / "done.json").read_text(encoding="utf-8"))["files"]
-        return all(sha256_file(cell.folder / name) == files[name] for name in _FILES)
+        done = json.loads((cell.folder / "done.json").read_text(encoding="utf-8"))
+        whole = all(sha256_file(cell.folder / name) == done["files"][name] for name in _FILES)
+        return done if whole else None
     except (OSError, ValueError, KeyError, TypeError):
-        return False
+        return None
 
 
 def _write_embeddings(path: Path, parts: dict[str, Any]) -> None:
@@ -280,6 +288,17 @@ def _write_embeddings(path: Path, parts: dict[str, Any]) -> None:
         file.create_dataset("part", data=np.asarray(names, object), dtype=text)
         embeddings = np.concatenate([part.embeddings for part in parts.values()])
         file.create_dataset("embedding", data=embeddings.astype(np.float32))
+
+
+def unlabelled_predictions(cells: Sequence[Cell], material: Material) -> Predictions:
+    """Return the predictions of the test parts by all fits of a run, without labels."""
+    tables = (
+        (cell.fold.index, cell.seed, read_probabilities(cell.folder / "predictions.csv"))
+        for cell in cells
+    )
+    classes = material.cohort.classes
+    made = out_of_fold(tables, material.cohort, classes, material.absent)
+    return replace(made, head=_head(cells, len(classes)))
 
 
 def _head(cells: Sequence[Cell], C: int) -> Head | None:

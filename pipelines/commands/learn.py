@@ -1,4 +1,4 @@
-"""Commands from bags to results: cohort, splits, train, study, evaluate, compare, explain."""
+"""Commands from bags to results: cohorts, splits, training, tuning, scores, explanations."""
 
 from __future__ import annotations
 
@@ -266,6 +266,60 @@ def study(
 
     options = Options(cohort, bags, out, splits, jobs, device, until, allow_few_seeds, dry_run)
     console = common.console(None if dry_run else out / "study.log")
+    return run(load_config(settings), options, console)
+
+
+@app.command(group=LEARN)
+def sweep(
+    *settings: Settings,
+    cohort: Path,
+    bags: Path,
+    out: Path,
+    splits: Path | None = None,
+    trials: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+    jobs: Jobs = 1,
+    device: str = "cpu",
+    dry_run: Annotated[bool, Parameter(negative=())] = False,
+    common: Common = COMMON,
+) -> int:
+    """Search settings on validation; every trial is a run folder, test labels come last.
+
+    Rerun to go on, with more --trials to go further; further processes and machines with the same
+    --out share the trials. Needs the extra `sweep`.
+
+    Example: wsi sweep --cohort cohort.csv --bags OUT/bags --out SWEEP --trials 30 --jobs 4
+    data.classes=[negative,itc,micro,macro] sweep.space.fit.lr=[1e-4,3e-4,1e-3]
+
+    Parameters
+    ----------
+    cohort
+        Table of slides, patients, labels, sites.
+    bags
+        Folder of bags of one recipe.
+    out
+        Sweep folder; made new, or continued where it stopped.
+    splits
+        Use these splits in place of making them from split.*.
+    trials
+        How many settings to try, in place of sweep.trials.
+    jobs
+        Processes that fit side by side, one thread each.
+    device
+        Where to fit: cpu, cuda, cuda:1.
+    dry_run
+        Say what is searched, and how many fits and hours it takes, by one fit that is thrown away.
+    """
+    from importlib.util import find_spec
+
+    from pipelines.config import load_config
+    from wsi.errors import ConfigError
+
+    if find_spec("optuna") is None:
+        raise ConfigError("wsi sweep needs Optuna, which is not here — pip install 'wsi[sweep]'")
+    from pipelines.sweep.run import Options, run
+
+    options = Options(cohort, bags, out, splits, trials, jobs, device, dry_run)
+    console = common.console(None if dry_run else out / "sweep.log")
     return run(load_config(settings), options, console)
 
 
