@@ -167,6 +167,83 @@ def study(
 
 
 @app.command(group=LEARN)
+def predict(
+    run: Path,
+    *settings: Settings,
+    out: Path,
+    bags: Path | None = None,
+    slides: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
+    fold: Annotated[list[int] | None, Parameter(consume_multiple=True, negative=())] = None,
+    seed: Annotated[list[int] | None, Parameter(consume_multiple=True, negative=())] = None,
+    out_of_fold: Annotated[bool, Parameter(negative=())] = False,
+    allow_quarantined: str = "0",
+    retry_quarantined: Annotated[bool, Parameter(negative=())] = False,
+    jobs: Jobs = 1,
+    device: str = "cpu",
+    dry_run: Annotated[bool, Parameter(negative=())] = False,
+    common: Common = COMMON,
+) -> int:
+    """Predict new slides by the mean of a run's models, from raw slides or from bags.
+
+    Slides go through the run's own recipe: encoder and weights, resolution, tissue, tiles. Bags of
+    another recipe are refused. Labels are not read: `wsi evaluate OUT/predictions.csv --cohort CSV`
+    scores the predictions afterwards. Exit code 3 when slides could not be predicted.
+
+    Example: wsi predict RUN --slides DIR --out OUT
+
+    Parameters
+    ----------
+    run
+        Run folder of `wsi train`.
+    settings
+        slides.*, limits.*, store, and where files of the recipe lie, such as encoder.weights.
+    out
+        Folder for predictions.csv, predictions_by_model.csv and bags; a rerun goes on.
+    bags
+        Folder of bags of the run's recipe, in place of slides.
+    slides
+        Folders, slide files or a CSV with path (patient_id, site, mpp); settings may follow.
+    fold
+        Only the models of these folds.
+    seed
+        Only the models of these seeds.
+    out_of_fold
+        Predict a slide of the run only by models that trained neither on it nor on its patient.
+    allow_quarantined
+        Exit 0 with up to this many slides not predicted, a number or a share: 5 or 2%.
+    retry_quarantined
+        Try slides again that failed before and have not changed.
+    jobs
+        Processes that read slides side by side.
+    device
+        Where encoder and models run: cpu, cuda, cuda:1.
+    dry_run
+        Say what would be done.
+    """
+    from pipelines.config import paths_and_settings, together
+    from pipelines.predict import run as predict_run
+    from pipelines.predict_slides import Options
+
+    places, more = paths_and_settings(slides or ())
+    options = Options(
+        run=run,
+        out=out,
+        bags=bags,
+        slides=places,
+        folds=tuple(fold or ()),
+        seeds=tuple(seed or ()),
+        out_of_fold=out_of_fold,
+        settings=tuple(together(settings, more)),
+        jobs=jobs,
+        device=device,
+        allow_quarantined=allow_quarantined,
+        retry_quarantined=retry_quarantined,
+        dry_run=dry_run,
+    )
+    return predict_run(options, common.console(None if dry_run else out / "predict.log"))
+
+
+@app.command(group=LEARN)
 def evaluate(
     *runs: Path,
     by: Annotated[
