@@ -244,6 +244,39 @@ def predict(
 
 
 @app.command(group=LEARN)
+def export(
+    run: Path,
+    *,
+    out: Path,
+    fold: int | None = None,
+    seed: int | None = None,
+    common: Common = COMMON,
+) -> int:
+    """Write one model as an ONNX file, which runs without wsi: a bag's features to probabilities.
+
+    Standardisation and decision rule are inside; the number of tiles is open. The file is written
+    only when it gives what torch gives, on bags of 1, 7 and 500 tiles. Needs the extra onnx.
+
+    Example: wsi export RUN --out model.onnx --fold 0 --seed 0
+
+    Parameters
+    ----------
+    run
+        Run folder of `wsi train`.
+    out
+        The file to write; classes and recipe are in its metadata.
+    fold
+        Of this fold, where the run has several.
+    seed
+        Of this seed, where the run has several.
+    """
+    from pipelines.export import Options
+    from pipelines.export import run as export_run
+
+    return export_run(Options(run, out, fold, seed), common.console())
+
+
+@app.command(group=LEARN)
 def evaluate(
     *runs: Path,
     by: Annotated[
