@@ -32,13 +32,13 @@ def run(options: Options, console: Console) -> int:
     if options.out.exists():
         raise ConfigError(f"{options.out} is there already — give another --out")
     models = run_ensemble(options.run, _one(options.fold), _one(options.seed))
-    if len(models.members) > 1:
+    if len(models.members) != 1:
         have = few(f"fold {m.fold} seed {m.seed}" for m in models.members)
         raise ConfigError(
             f"{options.run} has {len(models.members)} models ({have}) and a file holds one — "
             "choose by --fold and --seed"
         )
-    member = models.members[0]
+    (member,) = models.members
     about = {
         "recipe": dict(models.bags.recipe),
         "recipe_key": models.bags.key,

@@ -136,7 +136,7 @@ def heads(models: RunEnsemble) -> tuple[Head | None, Head | None]:
     """
     loaded = {m: models.model(m) for m in models.members}
     priors = {model.objective.predicts_prior for model in loaded.values()}
-    if len(priors) > 1:
+    if len(priors) > 1 or "imported" in models.run_dir.read_inputs():
         return None, None
     prior: Any = priors.pop()
     counts = {m.fold: model.card.class_counts for m, model in loaded.items()}

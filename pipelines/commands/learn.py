@@ -243,6 +243,47 @@ def predict(
     return predict_run(options, common.console(None if dry_run else out / "predict.log"))
 
 
+model = app.command(App(name="model", help="Take over models of other tools.", group=LEARN))
+
+
+@model.command(name="import")
+def model_import(
+    file: Path,
+    *,
+    tool: Annotated[Literal["clam", "mil-lab"], Parameter(name="--from")],
+    classes: str,
+    bags: Path,
+    out: Path,
+    common: Common = COMMON,
+) -> int:
+    """Make a run folder of CLAM's or MIL-Lab's weights, for wsi predict and wsi explain.
+
+    Attention models with one layer before and one classifier after, gated or plain, and CLAM's
+    with a branch per class; anything else is refused with the names that have no place. Nothing
+    in the file is executed.
+
+    Example: wsi model import s_0_checkpoint.pt --from clam --classes normal,tumour --bags DIR
+    --out RUN
+
+    Parameters
+    ----------
+    file
+        A state dict: .pt of torch 1.6 or later, or .safetensors.
+    tool
+        The tool that trained it.
+    classes
+        Names of the classes, in the order it was trained with: a,b,c.
+    bags
+        Bags of the encoder and tiling it was trained on, own or imported; one is enough.
+    out
+        Run folder; made new.
+    """
+    from pipelines.model_import import Options, run
+
+    names = tuple(name.strip() for name in classes.split(","))
+    return run(Options(file, tool, names, bags, out), common.console())
+
+
 @app.command(group=LEARN)
 def export(
     run: Path,

@@ -20,9 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from wsi.aggregators.base import Output
 from wsi.data import BagBatch, pack
 from wsi.errors import ConfigError, TrainingError
 from wsi.files import publish_bytes
+from wsi.objectives.rules import RuleName
 from wsi.training.model import Model
 
 SCHEMA = "wsi-onnx/1"
@@ -68,15 +70,23 @@ class _Whole(nn.Module):
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.model = model
-        self.rule = model.objective.rule  # a number in the weights, settled before export
+        self.rule: RuleName = model.objective.rule  # a number in the weights, settled by now
+        # Up to a term that classes share, and without distances, which have no operator.
+        self.linear = model.objective.linear_head()
 
     def forward(self, features: Tensor) -> tuple[Tensor, ...]:
         model = self.model
         x = (features - model.feature_mean) / model.feature_scale
         output = model.aggregator.aggregate(_OneBag(x))  # pyright: ignore[reportArgumentType]
-        p = model.objective.scores(output, self.rule).double().softmax(-1)[0].float()
+        p = self._scores(output).double().softmax(-1)[0].float()
         more = () if output.attention is None else (output.attention,)
         return (p, output.embedding[0], *more)
+
+    def _scores(self, output: Output) -> Tensor:
+        if self.linear is None:
+            return self.model.objective.scores(output, self.rule)
+        W, b = self.linear
+        return output.embedding.double() @ W.double().T + b.double()
 
 
 def check_packages() -> None:
