@@ -104,7 +104,7 @@ class RunModels:
         from wsi.explain import mean_evidence, model_evidence
 
         return mean_evidence(
-            [model_evidence(self._model(c), batch, device, _average_bag(c)) for c in cells]
+            [model_evidence(self._model(c), batch, device, average_bag(c)) for c in cells]
         )
 
     def _model(self, cell: Path) -> Model:
@@ -116,7 +116,7 @@ class RunModels:
 
 
 @cache
-def _average_bag(cell: Path) -> np.ndarray | None:
+def average_bag(cell: Path) -> np.ndarray | None:
     """Return the mean embedding (E,) of the bags a model was trained on."""
     try:
         with h5py.File(cell / "embeddings.h5", "r", locking=False) as file:

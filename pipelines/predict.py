@@ -18,6 +18,7 @@ from pipelines.predict_files import (
     write_answers,
 )
 from pipelines.predict_models import Member, Relation, RunEnsemble, run_ensemble
+from pipelines.predict_recipe import config_of
 from pipelines.predict_slides import Asked, Material, Options, check_places, with_bags
 from pipelines.run_bags import mpp_of
 from pipelines.workers import check_device
@@ -49,6 +50,8 @@ def run(options: Options, console: Console) -> int:
         return _say_plan(material, models, options, console)
     answers = _answers(material, models, options, console)
     write_answers(out, answers, models)
+    if options.explain:
+        _explain(answers, material, models, options, out, console)
     return _close(answers, material, models, options, out, console)
 
 
@@ -167,6 +170,27 @@ def _notes(
         span = f"{min(known):.3g}" + (f" to {max(known):.3g}" if len(known) > 1 else "")
         notes.append(f"scanned at {mpp:.3g} um/px, training slides at {span}")
     return notes
+
+
+def _explain(
+    answers: Sequence[Answer],
+    material: Material,
+    models: RunEnsemble,
+    options: Options,
+    out: PredictDir,
+    console: Console,
+) -> None:
+    from pipelines.predict_pages import write_pages
+
+    if material.store is None:
+        return
+    spec = config_of(models.bags, options.settings).slides
+    slides, store = material.slides, material.store
+    pages = write_pages(
+        answers, slides, store, models, out, options.jobs, options.device, spec, console
+    )
+    if pages:
+        console.say(f"pages: {counted(len(pages), 'slide')} in {pages[0].parent}")
 
 
 def _close(

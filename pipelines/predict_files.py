@@ -16,7 +16,7 @@ from pipelines.rundir import holds_other_things
 from wsi.errors import ConfigError
 from wsi.evaluation import Head, Predictions, write_predictions
 from wsi.evaluation.predictions import write_table
-from wsi.files import publish_json, sha256_json
+from wsi.files import file_name_of, publish_json, sha256_json
 
 SCHEMA = "wsi-predict/1"
 PREDICTED = "predicted"
@@ -62,13 +62,13 @@ class PredictDir:
     def by_model(self) -> Path:
         return self.root / "predictions_by_model.csv"
 
-    @property
-    def pages(self) -> Path:
-        return self.root / "slides"
+    def page(self, slide_id: str) -> Path:
+        """Return the page of a slide."""
+        return self.root / "pages" / f"{file_name_of(slide_id)}.html"
 
-    @property
-    def index(self) -> Path:
-        return self.root / "index.html"
+    def map(self, slide_id: str) -> Path:
+        """Return where the evidence of a slide is drawn."""
+        return self.root / "maps" / f"{file_name_of(slide_id)}.png"
 
     def check(self, settings: Mapping[str, Any]) -> None:
         """Raise ConfigError unless the folder is new, or holds predictions of the same models."""

@@ -85,6 +85,8 @@ def check_places(options: Options) -> None:
     """Raise ConfigError unless either bags or slides are given."""
     if (options.bags is None) == (not options.slides):
         raise ConfigError("give either --bags DIR or --slides DIR, one of them")
+    if options.bags is not None and options.explain:
+        raise ConfigError("--explain draws on slides — give --slides in place of --bags")
     if options.bags is not None and options.settings:
         raise ConfigError(
             f"{options.settings[0]}: settings go with --slides; bags are made already"

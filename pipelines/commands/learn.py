@@ -176,6 +176,7 @@ def predict(
     fold: Annotated[list[int] | None, Parameter(consume_multiple=True, negative=())] = None,
     seed: Annotated[list[int] | None, Parameter(consume_multiple=True, negative=())] = None,
     out_of_fold: Annotated[bool, Parameter(negative=())] = False,
+    explain: Annotated[bool, Parameter(negative=())] = False,
     allow_quarantined: str = "0",
     retry_quarantined: Annotated[bool, Parameter(negative=())] = False,
     jobs: Jobs = 1,
@@ -209,6 +210,8 @@ def predict(
         Only the models of these seeds.
     out_of_fold
         Predict a slide of the run only by models that trained neither on it nor on its patient.
+    explain
+        Write OUT/pages/<id>.html: slide, tissue, prediction with spread, evidence, top tiles.
     allow_quarantined
         Exit 0 with up to this many slides not predicted, a number or a share: 5 or 2%.
     retry_quarantined
@@ -233,6 +236,7 @@ def predict(
         folds=tuple(fold or ()),
         seeds=tuple(seed or ()),
         out_of_fold=out_of_fold,
+        explain=explain,
         settings=tuple(together(settings, more)),
         jobs=jobs,
         device=device,
