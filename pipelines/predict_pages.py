@@ -203,7 +203,7 @@ def _overview(task: _Task, out: PredictDir) -> Figure | None:
     if not path.is_file():
         return None
     n = task.asked.info.n if task.asked.info else 0
-    caption = f"The outline is the tissue found; {n:,} tiles of it were used."
+    caption = f"The outline is the tissue found; the tiles drawn are the {n:,} of its bag."
     return Figure("Slide and tissue", caption, f"Slide {slide_id} with tissue", path.read_bytes())
 
 
@@ -233,7 +233,8 @@ def _top(task: _Task, drawn: _Drawn) -> Figure | None:
     picture = draw_gallery(f"Top tiles for {target}", note, tiles)
     data = encoded(picture, ".jpg", cv2.IMWRITE_JPEG_QUALITY, _QUALITY)
     alt = f"The {len(tiles)} tiles that speak most for {target}"
-    return Figure("Top tiles", note, alt, data)
+    caption = "Pixels as they are on the slide; tiles that overlap are shown once."
+    return Figure("Top tiles", caption, alt, data)
 
 
 def _facts(task: _Task, models: RunEnsemble) -> Mapping[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,6 +27,7 @@ from tests.pipelines.conftest import (
     write_table,
 )
 from wsi.bags import Bag, BagStore, create_store, open_store
+from wsi.errors import ExplainError
 from wsi.evaluation import read_predictions
 
 P = [f"p_{name}" for name in CLASSES]
@@ -287,6 +289,7 @@ def test_an_output_folder_keeps_to_its_models(
         (["--seed", 9], "has no seed 9"),
         (["--slides", "x"], "either --bags DIR or --slides DIR"),
         (["slides.no_mpp=stop"], "settings go with --slides"),
+        (["--explain"], "draws on slides"),
     ],
 )
 def test_wrong_choices_are_refused(
@@ -378,6 +381,44 @@ def test_a_rerun_makes_no_bag_again_and_a_new_slide_joins(
     found = table_of(out)
     np.testing.assert_array_equal(numbers(found.loc[["a"]], P), row)
     assert found.loc["broken", "state"] == "quarantined"
+
+
+def test_each_slide_gets_a_page_that_loads_nothing(
+    real_run: Path, slide_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    slides = [str(slide_folder / "a.svs"), str(slide_folder / "glass.tif")]
+    given = [*words(real_run, out, "--explain"), "--slides", *slides]
+    assert run_command(given) == 3
+    assert [path.name for path in (out / "pages").iterdir()] == ["a.html"]
+    text = (out / "pages" / "a.html").read_text(encoding="utf-8")
+    assert "research use only" in text.lower()
+    row = table_of(out).loc["a"]
+    for name in CLASSES:
+        assert f"{float(row[f'p_{name}']):.3f}" in text
+        assert f"{float(row[f'sd_{name}']):.3f}" in text
+    sources = re.findall(r'(?:src|href)="([^"]{0,12})', text)
+    assert len(sources) == 3  # thumbnail, map, top tiles
+    assert all(source.startswith("data:image/") for source in sources)
+    assert "http" not in re.sub(r"data:image/[^\"]*", "", text).replace("http-equiv", "")
+    before = (out / "pages" / "a.html").stat().st_mtime_ns
+    assert run_command(given) == 3
+    assert (out / "pages" / "a.html").stat().st_mtime_ns == before
+
+
+def test_a_page_says_why_there_is_no_map(
+    real_run: Path, slide_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(*args: object) -> None:
+        raise ExplainError("this model does not tell tiles apart")
+
+    monkeypatch.setattr("pipelines.predict_pages.model_evidence", silent)
+    out = tmp_path / "out"
+    where = ["--slides", str(slide_folder / "a.svs")]
+    assert run_command([*words(real_run, out, "--explain"), *where]) == 0
+    text = (out / "pages" / "a.html").read_text(encoding="utf-8")
+    assert "no map of the evidence: this model does not tell tiles apart" in text
+    assert text.count("<img") == 1
 
 
 def test_a_table_gives_patients_and_sites_and_its_labels_are_not_read(
