@@ -65,8 +65,11 @@ def presets() -> list[str]:
     return sorted(path.stem for path in presets_folder().glob("*.yaml"))
 
 
-def load_config(words: Sequence[str] = ()) -> Config:
+def load_config(words: Sequence[str] = (), base: dict[str, Any] | None = None) -> Config:
     """Return the settings that `words` describe: at most one preset or file, then overrides.
+
+    Args:
+        base: settings that all of these come on top of.
 
     Raises:
         ConfigError: every problem at once: unknown keys, wrong types, unknown names.
@@ -77,7 +80,7 @@ def load_config(words: Sequence[str] = ()) -> Config:
             f"'{sources[1]}' is neither key=value nor the first config — "
             "give at most one preset or file, and settings as key=value"
         )
-    data = _read(sources[0]) if sources else {}
+    data = _merged(base or {}, _read(sources[0]) if sources else {})
     for word in words:
         if "=" in word:
             key, _, text = word.partition("=")

@@ -31,6 +31,7 @@ from pipelines.fits import (
     splits_of,
     warn_of_data,
 )
+from pipelines.run_bags import bags_record, run_bags
 from pipelines.rundir import RunDir
 from pipelines.scoring import report_run, score_run
 from pipelines.validation import validation_figures
@@ -107,6 +108,8 @@ def run(config: Config, options: Options, console: Console) -> int:
     if run_dir.begin(config, inputs_of(material, options.cohort, splits)):
         console.say(f"continuing {run_dir.root}")
     write_splits(splits, run_dir.splits)
+    used = run_bags(material.store, material.bag_ids)
+    publish_json(bags_record(run_dir.root), used.to_json())
     cells = [
         cell_of(config, options, run_dir, material, fold, seed)
         for fold in splits.folds

@@ -7,11 +7,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from wsi.cohorts import Cohort, match_ids
+from wsi.cohorts import Cohort, SlideRow, match_ids
 from wsi.errors import PredictionsError
 from wsi.evaluation.head import Head
 from wsi.files import publish_bytes, publish_json, sha256_file
@@ -82,19 +83,35 @@ class Predictions:
 
 def write_predictions(predictions: Predictions, path: Path) -> None:
     """Write `path` and, last, its sidecar `<stem>.json` (classes in order, rule, hash)."""
-    publish_bytes(path, predictions.table.to_csv(index=False, lineterminator="\n").encode())
+    write_table(predictions, predictions.table, path)
+
+
+def write_table(
+    predictions: Predictions,
+    table: pd.DataFrame,
+    path: Path,
+    about: Mapping[str, Any] | None = None,
+) -> None:
+    """Write predictions as a table of more columns, and of rows for slides not evaluable.
+
+    Args:
+        table: those of `predictions.table`, and more; rows of slides that are not evaluable have
+            no probabilities, and readers leave them out.
+        about: more for the sidecar.
+    """
+    publish_bytes(path, table.to_csv(index=False, lineterminator="\n").encode())
     sidecar = {
         "schema": SCHEMA,
         "classes": list(predictions.classes),
         "decision": predictions.decision,
         "not_evaluable": dict(predictions.not_evaluable),
         "labels_from": predictions.labels_from,
-        "rows": len(predictions.table),
+        "rows": len(table),
         "sha256": sha256_file(path),
     }
     if predictions.head is not None:
         sidecar["head"] = predictions.head.to_json()
-    publish_json(path.with_suffix(".json"), sidecar)
+    publish_json(path.with_suffix(".json"), sidecar | dict(about or {}))
 
 
 def read_predictions(path: Path | str, classes: Sequence[str] | None = None) -> Predictions:
@@ -123,7 +140,7 @@ def read_predictions(path: Path | str, classes: Sequence[str] | None = None) -> 
     try:
         return Predictions(
             tuple(sidecar["classes"]),
-            table,
+            _evaluable(table, sidecar),
             sidecar["decision"],
             sidecar["not_evaluable"],
             sidecar["head"],
@@ -135,6 +152,8 @@ def read_predictions(path: Path | str, classes: Sequence[str] | None = None) -> 
 
 def join_labels(predictions: Predictions, cohort: Cohort) -> Predictions:
     """Return the predictions with the labels, and missing sites, of a cohort table.
+
+    A slide whose patient is unknown, so that its own id stands there, gets that of the table.
 
     Raises:
         PredictionsError: a predicted slide is not in the cohort, has no label or another patient,
@@ -154,8 +173,11 @@ def join_labels(predictions: Predictions, cohort: Cohort) -> Predictions:
     _refuse("are not in cohort", cohort, [s for s in table["slide_id"] if s not in meant])
     _refuse("have no label in cohort", cohort, [s for s in table["slide_id"] if not meant[s].label])
     rows = [meant[slide_id] for slide_id in table["slide_id"]]
-    others = [r.slide_id for r, p in zip(rows, table["patient_id"]) if r.patient_id != p]
+    # A slide predicted without a table stands for its own patient.
+    known = table["patient_id"] != table["slide_id"]
+    others = [r.slide_id for r, p in zip(rows, table["patient_id"].where(known)) if _differs(r, p)]
     _refuse("have another patient in cohort", cohort, others)
+    table["patient_id"] = [row.patient_id for row in rows]
     table["y_true"] = [row.label or "" for row in rows]
     table["site"] = [kept or row.site or "" for kept, row in zip(table["site"], rows)]
     return replace(predictions, table=table, labels_from=cohort.labels_from)
@@ -166,6 +188,10 @@ def other_classes(classes: Sequence[str], others: Sequence[str]) -> str:
     words = ", ".join(others)
     same = sorted(others) == sorted(classes)
     return f"the same in another order: {words}" if same else words
+
+
+def _differs(row: SlideRow, patient_id: object) -> bool:
+    return isinstance(patient_id, str) and patient_id != row.patient_id
 
 
 def changed_labels(before: Predictions, after: Predictions) -> list[tuple[str, str, str]]:
@@ -219,6 +245,15 @@ def _sidecar(path: Path, classes: Sequence[str] | None) -> dict:
             f"not {other_classes(known['classes'], classes)}"
         )
     return known
+
+
+def _evaluable(table: pd.DataFrame, sidecar: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the rows but those of slides that the sidecar calls not evaluable, if empty."""
+    columns = [name for name in _columns(sidecar["classes"]) if name in table]
+    if not columns or "slide_id" not in table:
+        return table
+    empty = (table[columns] == "").all(axis=1)
+    return table.loc[~(empty & table["slide_id"].isin(list(sidecar["not_evaluable"])))]
 
 
 def _columns(classes: Sequence[str]) -> list[str]:
