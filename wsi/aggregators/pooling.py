@@ -17,12 +17,19 @@ class _Pooling(Aggregator):
         n_classes: C, or None for no head.
         hidden: E, features per tile after the first layer.
         dropout: share of the bag embedding dropped in training.
+        instance_dropout: share of tiles left out in training, at least one kept per bag.
     """
 
     def __init__(
-        self, dim: int, n_classes: int | None, *, hidden: int = 512, dropout: float = 0.25
+        self,
+        dim: int,
+        n_classes: int | None,
+        *,
+        hidden: int = 512,
+        dropout: float = 0.25,
+        instance_dropout: float = 0.0,
     ) -> None:
-        super().__init__(dim, n_classes, embedding_dim=hidden)
+        super().__init__(dim, n_classes, embedding_dim=hidden, instance_dropout=instance_dropout)
         self.embed = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU())
         self.dropout = nn.Dropout(dropout)
 
