@@ -10,6 +10,13 @@ AGGREGATORS = Registry(
         "abmil": "wsi.aggregators.abmil:ABMIL",
         "mean": "wsi.aggregators.pooling:MeanPooling",
         "max": "wsi.aggregators.pooling:MaxPooling",
+        "lse": "wsi.aggregators.pooling:LSEPooling",
+        "topk": "wsi.aggregators.topk:TopK",
+        "abmil_mb": "wsi.aggregators.branches:MultiBranchABMIL",
+        "additive": "wsi.aggregators.additive:AdditiveMIL",
+        "clam_sb": "wsi.aggregators.clam:CLAMSB",
+        "clam_mb": "wsi.aggregators.clam:CLAMMB",
+        "dsmil": "wsi.aggregators.dsmil:DSMIL",
     },
     group="wsi.aggregators",
 )

@@ -9,6 +9,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from wsi.aggregators.layers import BranchHead
 from wsi.errors import BagError, BagMismatchError, ConfigError
 
 
@@ -80,6 +81,7 @@ class Aggregator(nn.Module, ABC):
 
     Attributes:
         uses_coordinates: the result depends on `xy0`, if the batch has it.
+        needs_head: it cannot be built without classes, so objectives on the embedding are refused.
 
     Args:
         dim: features per tile, D.
@@ -93,6 +95,8 @@ class Aggregator(nn.Module, ABC):
     """
 
     uses_coordinates: ClassVar[bool] = False
+    needs_head: ClassVar[bool] = False
+    head: nn.Linear | BranchHead | None
 
     def __init__(
         self,
@@ -155,6 +159,12 @@ class Aggregator(nn.Module, ABC):
         """Return logits (B, C) of embeddings (B, E), or None without a head."""
         return self.head(embedding) if self.head is not None else None
 
+    def linear_head(self) -> tuple[Tensor, Tensor] | None:
+        """Return W (C, E), b (C,) in which logits are linear in the embedding, or None."""
+        if isinstance(self.head, BranchHead):
+            return self.head.dense()
+        return None if self.head is None else (self.head.weight, self.head.bias)
+
     def _check(self, batch: Packed) -> None:
         if batch.x.ndim != 2 or batch.x.shape[1] != self.dim:
             raise BagMismatchError(
@@ -169,6 +179,25 @@ class Aggregator(nn.Module, ABC):
                 f"{batch.slide_ids[0]}: {len(batch.x)} tiles do not fill bags of "
                 f"{sum(batch.sizes)} — pack them with wsi.data.pack"
             )
+
+
+def needed_classes(name: str, n_classes: int | None, instead: str) -> int:
+    """Return `n_classes`, which the aggregator `name` cannot do without.
+
+    Args:
+        instead: names of aggregators to propose.
+
+    Raises:
+        ConfigError: there is none, since the objective works on the embedding.
+    """
+    if n_classes is None:
+        raise ConfigError(
+            f"aggregator '{name}' has an output per class, which an objective on the embedding "
+            "(ncmi, ncmi_softmax, ncmi_harmonic, cosine_pc, cosine_ce, dot_regression, supcon) "
+            "does not give it — use one on logits, such as ce, pc_softmax, focal or hybrid, or "
+            f"aggregator={instead}"
+        )
+    return n_classes
 
 
 def _thinned(batch: Packed, share: float) -> SomeTiles:
