@@ -6,6 +6,7 @@ whole-slide images*, arXiv 2004.09666.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
@@ -54,34 +55,62 @@ class InstanceClusters(nn.Module):
 
     def forward(self, h: Tensor, attention: Tensor, sizes: tuple[int, ...], y: Tensor) -> Tensor:
         """Return the loss of tiles h (sum N, E), attention (sum N, C or 1), labels y (B,)."""
-        bags = zip(h.split(sizes), attention.detach().split(sizes), y, strict=True)
-        return torch.stack([self._of_bag(*bag) for bag in bags]).mean()
+        # Tiles are chosen for every class, and those of classes without a say get weight 0:
+        # asking which one y is would stall a device, and these are few.
+        C = len(self.classifiers)
+        chosen = _chosen(attention.detach(), sizes, self.k)
+        own = y[chosen.bag, None] == torch.arange(C, device=y.device)  # (M, C)
+        weight = torch.where(own, chosen.inside[:, None], 0.0)
+        if self.subtyping:
+            weight = torch.where(own, weight, chosen.outside[:, None]) / C
+        target = (own & chosen.top[:, None]).long()
+        losses = self._losses(h[chosen.rows.expand(-1, C)], target)
+        return (losses * weight).sum() / len(sizes)
 
-    def _of_bag(self, h: Tensor, attention: Tensor, y: Tensor) -> Tensor:
-        # Every class is worked out and most are multiplied by 0: asking which one y is would
-        # stall a device, and these are few tiles.
-        C, n = len(self.classifiers), len(h)
-        own = one_hot(y, C).to(h)
-        top, low = min(self.k, max(n // 2, 1)), min(self.k, n // 2)
-        first = self._losses(h, attention.topk(top, 0).indices, own.long())
-        last = self._losses(h, attention.topk(low, 0, largest=False).indices, one_hot(y, C) * 0)
-        inside = (first.sum(0) + last.sum(0)) / (top + low)
-        if not self.subtyping:
-            return (own * inside).sum()
-        return (own * inside + (1 - own) * first.mean(0)).sum() / C
+    def _losses(self, tiles: Tensor, target: Tensor) -> Tensor:
+        """Return (M, C): the loss of class c on its tiles (M, C, E), for target (M, C)."""
+        layers = [(c.weight, c.bias) for c in self.classifiers if isinstance(c, nn.Linear)]
+        weight, bias = (torch.stack(parts) for parts in zip(*layers, strict=True))
+        scores = torch.einsum("mce,cje->mcj", tiles, weight) + bias
+        scores = scores + self.margin * (1 - one_hot(target, 2))
+        return cross_entropy(scores.flatten(0, 1), target.flatten(), reduction="none").view_as(
+            target
+        )
 
-    def _losses(self, h: Tensor, rows: Tensor, target: Tensor) -> Tensor:
-        """Return (k, C): the loss of class c on its tiles `rows` (k, C or 1), target (C,)."""
-        columns = [
-            self._loss(classifier(h[rows[:, c if rows.shape[1] > 1 else 0]]), target[c])
-            for c, classifier in enumerate(self.classifiers)
-        ]
-        return torch.stack(columns, dim=1)
 
-    def _loss(self, scores: Tensor, target: Tensor) -> Tensor:
-        targets = target.expand(len(scores))
-        wrong = 1 - one_hot(targets, 2)
-        return cross_entropy(scores + self.margin * wrong, targets, reduction="none")
+@dataclass(frozen=True, eq=False)
+class _Chosen:
+    """M tiles, for one class each or for all.
+
+    Attributes:
+        rows: (M, C) or (M, 1), places in the batch.
+        bag: (M,), the bag of each.
+        top: (M,), among those of most attention rather than of least.
+        inside: (M,), one over the tiles of its bag; `outside`, one over those of most attention,
+            0 for others.
+    """
+
+    rows: Tensor
+    bag: Tensor
+    top: Tensor
+    inside: Tensor
+    outside: Tensor
+
+
+def _chosen(attention: Tensor, sizes: tuple[int, ...], k: int) -> _Chosen:
+    """Return the min(k, N / 2) tiles of most and of least attention of every bag and branch."""
+    rows, facts, start = [], [], 0
+    for bag, part in enumerate(attention.split(sizes)):
+        n = len(part)
+        top, low = min(k, max(n // 2, 1)), min(k, n // 2)
+        rows.append(part.topk(top, 0).indices + start)
+        facts += [(bag, 1, 1 / (top + low), 1 / top)] * top
+        if low:
+            rows.append(part.topk(low, 0, largest=False).indices + start)
+            facts += [(bag, 0, 1 / (top + low), 0.0)] * low
+        start += n
+    bags, tops, inside, outside = torch.tensor(facts).T.to(attention.device)
+    return _Chosen(torch.cat(rows), bags.long(), tops.bool(), inside, outside)
 
 
 class _CLAM(Aggregator):
