@@ -49,7 +49,7 @@ class Output:
 
 
 @dataclass(frozen=True, eq=False)
-class SomeTiles:
+class KeptTiles:
     """A packed batch that holds some of the tiles of another; see `Packed`."""
 
     x: Tensor
@@ -200,7 +200,7 @@ def needed_classes(name: str, n_classes: int | None, instead: str) -> int:
     return n_classes
 
 
-def _thinned(batch: Packed, share: float) -> SomeTiles:
+def _thinned(batch: Packed, share: float) -> KeptTiles:
     """Return the batch without a random `share` of its tiles, drawn from torch's CPU generator.
 
     Drawn on the host, where sizes are needed to cut bags, so that a device is not waited for.
@@ -211,7 +211,7 @@ def _thinned(batch: Packed, share: float) -> SomeTiles:
     for part, values in zip(parts, draws.split(batch.sizes), strict=True):
         part[values.argmax()] = True  # the last that would be left out
     rows = kept.nonzero().squeeze(1).to(batch.x.device)
-    return SomeTiles(
+    return KeptTiles(
         x=batch.x[rows],
         sizes=tuple(torch.stack([part.sum() for part in parts]).tolist()),
         slide_ids=batch.slide_ids,
