@@ -36,9 +36,15 @@ SHIFT = 5.0  # in standard deviations
 POSITIVE, NEGATIVE, NOWHERE = 1, 0, None
 
 
+def corners(n: int) -> np.ndarray:
+    """Return (n, 2): where tiles lie side by side, in no relation to what they are."""
+    side = int(np.ceil(np.sqrt(n)))
+    return np.stack([np.arange(n) % side, np.arange(n) // side], axis=1) * 256
+
+
 def bags(
     rng: np.random.Generator, count: int, other_in: int | None
-) -> list[tuple[np.ndarray, int, str, None]]:
+) -> list[tuple[np.ndarray, int, str, np.ndarray]]:
     """Return bags of 6 to 19 tiles, half of them positive, with the other kind in one class."""
     made = []
     for i in range(count):
@@ -48,7 +54,8 @@ def bags(
             x[0, CONCEPT] += SHIFT
         if y == other_in:
             x[1, OTHER] += SHIFT
-        made.append((x, y, str(i), None))
+        x = x[rng.permutation(n)]
+        made.append((x, y, str(i), corners(n)))
     return made
 
 

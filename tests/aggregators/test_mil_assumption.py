@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.mil_assumption import figures, trained
+from benchmarks.mil_assumption import corners, figures, trained
 from wsi.aggregators import AGGREGATORS
 from wsi.data import pack
 
@@ -28,7 +28,9 @@ def lowered(name, settings, tries=40):
         more = [np.concatenate([bag, 3 * rng.normal(size=(1, D))]) for bag in x]
         with torch.no_grad():
             before, after = (
-                model(pack([(bag, None, str(i), None) for i, bag in enumerate(bags)])).logits
+                model(
+                    pack([(bag, None, str(i), corners(len(bag))) for i, bag in enumerate(bags)])
+                ).logits
                 for bags in (x, more)
             )
         most = max(most, float((before - after).max()))
