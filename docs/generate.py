@@ -189,9 +189,12 @@ def _components(key: str, registry: Registry, title: str, example: str) -> Itera
     intro = _COMPONENT_INTRO.format(key=key, name=names[0], setting=setting, value=value)
     yield f"## {title}\n\n{intro}"
     for name in names:
-        documentation = inspect.getdoc(registry.load(name)) or ""
+        thing = registry.load(name)
+        documentation = inspect.getdoc(thing) or ""
         yield f"### {name}\n\n{_plain(documentation.partition(chr(10))[0])}"
-        told = _arguments(documentation)
+        told = {}
+        for base in reversed(inspect.getmro(thing) if inspect.isclass(thing) else [thing]):
+            told |= _arguments(inspect.cleandoc(base.__doc__ or ""))
         rows = [
             [
                 f"`{key}.{p.name}`",

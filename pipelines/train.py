@@ -36,13 +36,13 @@ from pipelines.rundir import RunDir
 from pipelines.scoring import report_run, score_run
 from pipelines.validation import validation_figures
 from pipelines.workers import check_device, processes
-from wsi.aggregators import AGGREGATORS
+from wsi.aggregators import check_aggregator
 from wsi.bags import open_store
 from wsi.cohorts import Cohort
 from wsi.errors import ResourceError
 from wsi.evaluation import Head, Predictions, join_labels, write_predictions
 from wsi.files import publish, publish_bytes, publish_json, sha256_file, sha256_json
-from wsi.objectives import check_objective
+from wsi.objectives import OBJECTIVES, check_objective
 from wsi.specs import Config
 from wsi.splits import Fold, Splits, write_splits
 
@@ -89,10 +89,11 @@ class Cell:
 
 def run(config: Config, options: Options, console: Console) -> int:
     """Train, predict, score and report; a rerun trains only what is missing."""
-    AGGREGATORS.check(config.aggregator.name, config.aggregator.params)
     n_classes = len(config.data.classes) if config.data.classes else None
     objective = config.objective
     check_objective(objective.name, objective.params, config.fit.bags_per_step, n_classes)
+    wants = OBJECTIVES.load(objective.name).wants
+    check_aggregator(config.aggregator.name, config.aggregator.params, wants)
     check_device(options.device)
     material = gather(config, options.cohort, options.bags, console)
     cohort = material.cohort

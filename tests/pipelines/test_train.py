@@ -486,6 +486,14 @@ def test_without_classes_the_values_found_are_listed(
     assert "data.classes=[itc,macro,normal]" in said.replace(", ", ",")
 
 
+def test_an_aggregator_that_needs_classes_is_refused_before_any_work(
+    shared_study: Study, tmp_path: Path, refused: Refused
+) -> None:
+    words = shared_study.command(tmp_path / "run", "aggregator=dsmil", "objective=ncmi")
+    assert "aggregator 'dsmil' has an output per class" in refused(words, 2)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_label_outside_the_classes_is_named_with_its_line(
     study: Study, tmp_path: Path, refused: Refused
 ) -> None:

@@ -86,3 +86,41 @@ class AttentionScores(nn.Module):
         if self.gate is not None:
             content = content * self.gate(h).sigmoid()
         return self.score(content)
+
+
+def segment_branches(h: Tensor, weights: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Return (B, H, E): sum_i w_ih h_i per bag, every branch over all of E.
+
+    Args:
+        h: tile features (sum N, E).
+        weights: (sum N, H), one column per branch.
+        sizes: tiles per bag.
+    """
+    if _is_small(sizes):
+        owner, tile = _places(sizes, h.device)
+        shape = (len(sizes), len(h), weights.shape[1])
+        laid = weights.new_zeros(shape).index_put((owner, tile), weights)
+        return torch.einsum("bnh,ne->bhe", laid, h)
+    parts = zip(h.split(list(sizes)), weights.split(list(sizes)), strict=True)
+    return torch.stack([torch.einsum("nh,ne->he", w, tiles) for tiles, w in parts])
+
+
+class BranchHead(nn.Module):
+    """Logits of C embeddings, one per class: logit_c = w_c.z_c + b_c."""
+
+    def __init__(self, width: int, n_classes: int) -> None:
+        super().__init__()
+        self.each = nn.Linear(width, n_classes)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Return logits (B, C) of the embeddings laid side by side (B, C E)."""
+        branches = z.unflatten(-1, (self.each.out_features, -1))
+        return torch.einsum("...ce,ce->...c", branches, self.each.weight) + self.each.bias
+
+    def of_tiles(self, h: Tensor) -> Tensor:
+        """Return (sum N, C): w_c.h_i + b_c, the logits of a bag that holds this tile alone."""
+        return self.each(h)
+
+    def dense(self) -> tuple[Tensor, Tensor]:
+        """Return the same as one matrix: W (C, C E), zero outside its own branch, and b (C,)."""
+        return torch.block_diag(*self.each.weight.unsqueeze(1)), self.each.bias
