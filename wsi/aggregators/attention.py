@@ -169,15 +169,20 @@ def _nystrom_one(q: Tensor, k: Tensor, v: Tensor, of: Tensor, count: int, heads:
     gathered = _attend_one(q_marks, k, v, heads)
     # The steps of the pseudo-inverse do not converge in half precision.
     with torch.autocast(q.device.type, enabled=False):
-        between = _by_head(q_marks.float(), heads) @ _by_head(k_marks.float(), heads).mT
-        inverse = _pseudo_inverse((between * (q.shape[1] // heads) ** -0.5).softmax(-1))
-        solved = (inverse @ _by_head(gathered.float(), heads))[0].transpose(0, 1).flatten(1)
+        wide_q, wide_k, wide = (_by_head(_wide(x), heads) for x in (q_marks, k_marks, gathered))
+        between = (wide_q @ wide_k.mT * (q.shape[1] // heads) ** -0.5).softmax(-1)
+        solved = (_pseudo_inverse(between) @ wide)[0].transpose(0, 1).flatten(1)
     return _attend_one(q, k_marks, solved.to(k_marks.dtype), heads)
 
 
 def _means(x: Tensor, of: Tensor, count: int) -> Tensor:
-    sums = x.new_zeros(count, x.shape[1], dtype=torch.float32).index_add(0, of, x.float())
+    wide = _wide(x)
+    sums = wide.new_zeros(count, x.shape[1]).index_add(0, of, wide)
     return (sums / torch.bincount(of, minlength=count)[:, None]).to(x.dtype)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _pseudo_inverse(a: Tensor) -> Tensor:

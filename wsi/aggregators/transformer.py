@@ -90,7 +90,8 @@ class Transformer(Aggregator):
         self.position = position
         self.embed = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU())
         self.class_token = nn.Parameter(torch.randn(1, hidden)) if pooling == "class" else None
-        self.layers = nn.ModuleList([_Layer(hidden, heads, feedforward) for _ in range(layers)])
+        made = [_Layer(hidden, heads, feedforward) for _ in range(layers)]
+        self.inner, self.last = nn.ModuleList(made[:-1]), made[-1]
         self.norm = nn.LayerNorm(hidden)
         self.dropout = nn.Dropout(dropout)
 
@@ -113,14 +114,13 @@ class Transformer(Aggregator):
         self, h: Tensor, sizes: Sequence[int], marks: Landmarks | None
     ) -> tuple[Tensor, Tensor | None]:
         if self.class_token is None:
-            for layer in self.layers:
+            for layer in (*self.inner, self.last):
                 h = layer(h, sizes, marks)
             return segment_mean(self.norm(h), sizes), None
         tokens, longer = with_class_token(h, self.class_token, sizes), [n + 1 for n in sizes]
-        *inner, last = self.layers
-        for layer in inner:
+        for layer in self.inner:
             tokens = layer(tokens, longer, marks)
-        z, attention = last.of_class_token(tokens, longer)
+        z, attention = self.last.of_class_token(tokens, longer)
         return self.norm(z), attention
 
 
