@@ -44,6 +44,12 @@ def test_fragments_with_grids_of_their_own_keep_the_step():
     np.testing.assert_array_equal(tile_step(np.concatenate([one, other])), 256)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_a_random_draw_of_the_tiles_tells_the_same_step(seed):
+    drawn = np.random.default_rng(seed).permutation(some_cells(100, 1.0))[:600]
+    np.testing.assert_array_equal(tile_step(drawn * 256.0), 256)
+
+
 def test_overlapping_tiles_count_by_their_stride():
     assert tile_step(some_cells(10, 1.0) * 128.0).tolist() == [128, 128]
 

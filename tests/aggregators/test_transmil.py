@@ -134,6 +134,8 @@ def test_tiles_without_coordinates_are_named_with_what_to_do():
         made()(packed([(bag(4)[0], None)]))
 
 
-def test_heads_must_divide_the_hidden_width():
+def test_impossible_settings_are_refused():
     with pytest.raises(ConfigError, match="heads=3"):
         TransMIL(D, 2, hidden=8, heads=3)
+    with pytest.raises(ConfigError, match="landmarks=0"):
+        TransMIL(D, 2, attention="nystrom", landmarks=0)

@@ -30,6 +30,15 @@ def check_heads(name: str, hidden: int, heads: int) -> None:
         raise ConfigError(f"{name}: heads={heads} does not divide hidden={hidden}")
 
 
+def landmarks_of(name: str, attention: Kind, landmarks: int) -> int | None:
+    """Return `landmarks`, or None where attention is exact; ConfigError for less than 1."""
+    if attention == "exact":
+        return None
+    if landmarks < 1:
+        raise ConfigError(f"{name}: landmarks={landmarks} must be 1 or more")
+    return landmarks
+
+
 def attend(
     q: Tensor, k: Tensor, v: Tensor, q_sizes: Sequence[int], k_sizes: Sequence[int], heads: int
 ) -> Tensor:

@@ -18,6 +18,7 @@ from wsi.aggregators.base import Packed
 from wsi.errors import BagMismatchError
 
 _NEAR = 0.25  # steps are whole pixels, rounded: 458 and 459 are one step
+_RARE = 0.02  # share of distances
 _CHUNK = 1 << 19  # numbers of a block of rows, which then stays in the cache of a core
 
 Array = NDArray[np.float64]
@@ -40,18 +41,21 @@ def coordinates_of(batch: Packed, name: str) -> list[Array]:
 def tile_step(xy0: Array) -> Array:
     """Return the step (2,) of the grid that corners (N, 2) stand on, in level-0 pixels.
 
-    The most frequent distance between neighbours in a row or column; among equals the smallest.
+    The smallest distance between neighbours in a row or column that is not rare: a tile in
+    twenty, drawn at random, still tells it, and fragments with grids of their own do not disturb.
     Fractional steps, which corners round to whole pixels, come back as the mean of their
     neighbours. Of tiles of which no two share a row or column, the smallest difference in x or
-    y; of a single tile, 1.
+    y; of a single tile, 1. Few and scattered tiles can only tell a coarser step than theirs.
     """
     gaps = [_gaps(xy0[:, axis], xy0[:, 1 - axis]) for axis in (0, 1)]
-    together = np.concatenate(gaps)
+    together = np.sort(np.concatenate(gaps))
     if not len(together):
         loose = np.concatenate([np.diff(np.unique(column)) for column in xy0.T])
         return np.full(2, loose.min() if len(loose) else 1.0)
-    values, counts = np.unique(together, return_counts=True)
-    usual = values[counts.argmax()]
+    alike = np.searchsorted(together, (1 + _NEAR) * together, "right") - np.searchsorted(
+        together, (1 - _NEAR) * together
+    )
+    usual = together[alike >= _RARE * len(together)][0]
     near = [g[np.abs(g - usual) < _NEAR * usual] for g in gaps]
     return np.array([g.mean() if len(g) else usual for g in near])
 

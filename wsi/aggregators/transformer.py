@@ -17,6 +17,7 @@ from wsi.aggregators.attention import (
     Landmarks,
     SelfAttention,
     check_heads,
+    landmarks_of,
     starts,
     with_class_token,
 )
@@ -86,7 +87,7 @@ class Transformer(Aggregator):
                 f"transformer: layers={layers} and feedforward={feedforward} must be 1 or more, "
                 f"and hidden={hidden} a multiple of 4"
             )
-        self.landmarks = landmarks if attention == "nystrom" else None
+        self.landmarks = landmarks_of("transformer", attention, landmarks)
         self.position = position
         self.embed = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU())
         self.class_token = nn.Parameter(torch.randn(1, hidden)) if pooling == "class" else None

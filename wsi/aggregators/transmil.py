@@ -17,6 +17,7 @@ from wsi.aggregators.attention import (
     Kind,
     SelfAttention,
     check_heads,
+    landmarks_of,
     starts,
     with_class_token,
     without_first,
@@ -82,7 +83,7 @@ class TransMIL(Aggregator):
             attention_entropy=attention_entropy,
         )
         check_heads("transmil", hidden, heads)
-        self.landmarks = landmarks if attention == "nystrom" else None
+        self.landmarks = landmarks_of("transmil", attention, landmarks)
         self.embed = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU())
         self.class_token = nn.Parameter(torch.randn(1, hidden))
         self.norms = nn.ModuleList([nn.LayerNorm(hidden) for _ in range(3)])
