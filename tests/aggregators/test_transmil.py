@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import conv2d, layer_norm
+from sklearn.metrics import roc_auc_score
+from torch.nn.functional import conv2d, cross_entropy, layer_norm
 
 from wsi.aggregators.transmil import TransMIL
 from wsi.data import pack
@@ -139,3 +140,40 @@ def test_impossible_settings_are_refused():
         TransMIL(D, 2, hidden=8, heads=3)
     with pytest.raises(ConfigError, match="landmarks=0"):
         TransMIL(D, 2, attention="nystrom", landmarks=0)
+
+
+def two_marks(bags, seed):
+    """Return bags of 25 tiles, two of them marked: neighbours on the grid in every second bag."""
+    rng, places = np.random.default_rng(seed), np.stack(np.divmod(np.arange(25), 5)[::-1], 1)
+    made = []
+    while len(made) < bags:
+        a, b = rng.choice(25, 2, replace=False)
+        touching = np.abs(places[a] - places[b]).max() == 1
+        if touching != len(made) % 2:
+            continue
+        x = rng.normal(size=(25, 3)).astype(np.float32) * 0.3
+        x[[a, b], 0] += 3
+        order = rng.permutation(25)
+        made.append((x[order], int(touching), str(len(made)), places[order] * 256))
+    return made
+
+
+@pytest.mark.slow
+def test_whether_tiles_touch_can_be_learned_from_the_grid_and_not_without_it():
+    train, test = two_marks(200, 0), pack(two_marks(200, 1))
+    auc = {}
+    for position in ("grid", "none"):
+        torch.manual_seed(0)
+        model = TransMIL(3, 2, hidden=16, heads=2, dropout=0.0, position=position)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+        draws = np.random.default_rng(0)
+        for _ in range(120):
+            batch = pack([train[i] for i in draws.choice(200, 16, replace=False)])
+            optimizer.zero_grad()
+            cross_entropy(model(batch).logits, batch.y).backward()
+            optimizer.step()
+        with torch.no_grad():
+            logits = model.eval()(test).logits
+        auc[position] = roc_auc_score(test.y, logits[:, 1] - logits[:, 0])
+    assert auc["grid"] > 0.95
+    assert auc["none"] < 0.6

@@ -19,7 +19,7 @@ from wsi.errors import BagMismatchError
 
 _NEAR = 0.25  # steps are whole pixels, rounded: 458 and 459 are one step
 _RARE = 0.02  # share of distances
-_CHUNK = 1 << 19  # numbers of a block of rows, which then stays in the cache of a core
+_CHUNK = 1 << 16  # numbers of a block of rows, which then stays in the cache of a core
 
 Array = NDArray[np.float64]
 
