@@ -20,6 +20,11 @@ AGGREGATORS = Registry(
         "clam_sb": "wsi.aggregators.clam:CLAMSB",
         "clam_mb": "wsi.aggregators.clam:CLAMMB",
         "dsmil": "wsi.aggregators.dsmil:DSMIL",
+        "transmil": "wsi.aggregators.transmil:TransMIL",
+        "dtfd": "wsi.aggregators.dtfd:DTFD",
+        "acmil": "wsi.aggregators.acmil:ACMIL",
+        "ilra": "wsi.aggregators.ilra:ILRA",
+        "transformer": "wsi.aggregators.transformer:Transformer",
     },
     group="wsi.aggregators",
 )
