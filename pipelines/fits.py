@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from pipelines.console import Console
@@ -18,7 +17,8 @@ from pipelines.tileuse import TileUse, tile_use
 from wsi.bags import BagStore, PackedCohort, TileFilter, check_uniform, open_store
 from wsi.cohorts import Cohort, SlideRow, match_ids, read_cohort
 from wsi.errors import BagCorruptError, CohortError, ConfigError
-from wsi.evaluation import METRICS, Head, Predictions
+from wsi.evaluation import Head, Predictions
+from wsi.evaluation.metrics import monitored
 from wsi.findings import few
 from wsi.specs import Config, SplitSpec
 from wsi.splits import Fold, Splits, make_splits, read_splits
@@ -235,20 +235,9 @@ def fitted(
     y: list[int] = [] if parts.train.y is None else parts.train.y.tolist()
     counts = Counter(y)
     model = build(config, dim, classes, [counts[k] for k in range(len(classes))], seed=seed)
-    score = _score("auc" if config.fit.monitor == "loss" else config.fit.monitor)
+    score = monitored(config.fit.monitor)
     result = fit(model, parts.train, parts.val, config.fit, seed=seed, score=score, device=device)
     return model, result
-
-
-def _score(name: str) -> Callable[[np.ndarray, np.ndarray], float]:
-    """Return the metric as a plain number; undefined is NaN, which the loop refuses by name."""
-    metric = METRICS[name]
-
-    def score(y: np.ndarray, p: np.ndarray) -> float:
-        value = metric(y, p).value
-        return float("nan") if value is None else value
-
-    return score
 
 
 def history_lines(history: Sequence[dict[str, Any]]) -> bytes:

@@ -11,6 +11,7 @@ from wsi.bags.scores import ALL_TILES, SCORES, TileFilter, beyond
 from wsi.bags.select import check_uniform
 from wsi.bags.sidecar import BagInfo
 from wsi.bags.verify import Finding, find_stale
+from wsi.bags.view import StoredBag, StoredBags
 from wsi.bags.writer import DROPPED, BagWriter
 
 __all__ = [
@@ -27,6 +28,8 @@ __all__ = [
     "Interleaved",
     "PackedCohort",
     "Provenance",
+    "StoredBag",
+    "StoredBags",
     "TileFilter",
     "any_store",
     "beyond",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wsi.splits.draw import make_splits, revalidated
+from wsi.splits.draw import make_splits, revalidated, validation_part
 from wsi.splits.folds import Fold, Splits
 from wsi.splits.table import audit_splits, read_splits, write_splits
 
@@ -13,5 +13,6 @@ __all__ = [
     "make_splits",
     "read_splits",
     "revalidated",
+    "validation_part",
     "write_splits",
 ]
