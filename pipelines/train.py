@@ -31,6 +31,7 @@ from pipelines.fits import (
     splits_of,
     warn_of_data,
 )
+from pipelines.patient_bags import BagIds, write_patients
 from pipelines.rundir import RunDir
 from pipelines.scoring import report_run, score_run
 from pipelines.workers import check_device, processes
@@ -68,7 +69,7 @@ class Cell:
 
     Attributes:
         labels: class index of every training and validation slide, and of no other.
-        bag_ids: slide id of the cohort to id of its bag.
+        bag_ids: slide id of the cohort to id of its bag, and which slides make one bag.
         packed: folder of a packed cohort of these bags, where there is one that holds.
     """
 
@@ -79,7 +80,7 @@ class Cell:
     bags: Path
     recipe_key: str
     labels: dict[str, int]
-    bag_ids: dict[str, str]
+    bag_ids: BagIds
     device: str
     one_thread: bool
     packed: Path | None = None
@@ -106,6 +107,7 @@ def run(config: Config, options: Options, console: Console) -> int:
     if run_dir.begin(config, inputs_of(material, options.cohort, splits)):
         console.say(f"continuing {run_dir.root}")
     write_splits(splits, run_dir.splits)
+    write_patients(run_dir.root, material.bag_ids, material.slides_absent, material.whole)
     cells = [
         _cell(config, options, run_dir, material, fold, seed)
         for fold in splits.folds
@@ -118,7 +120,8 @@ def run(config: Config, options: Options, console: Console) -> int:
     )
     classes = config.data.classes or ()
     predictions = replace(
-        out_of_fold(tables, cohort, classes, material.absent), head=_head(cells, len(classes))
+        out_of_fold(tables, cohort, classes, material.absent, material.bag_ids.counts()),
+        head=_head(cells, len(classes)),
     )
     write_predictions(predictions, run_dir.predictions)
     labelled = join_labels(predictions, cohort)
@@ -152,9 +155,12 @@ def inputs_of(material: Material, table: Path, splits: Splits) -> dict[str, Any]
     """Return what a run was made from: hashes of table, bags and splits, and the recipe."""
     store, bag_ids, use = material.store, material.bag_ids, material.use
     sample = store.info(next(iter(bag_ids.values())))
-    hashes = {slide_id: store.info(bag).sha256 for slide_id, bag in sorted(bag_ids.items())}
-    tiles = {} if use is None else {"tiles": use.to_json()}
-    return tiles | {
+    hashes: Any = {slide_id: store.info(b).sha256 for slide_id, b in sorted(bag_ids.items())}
+    more: dict[str, Any] = {} if use is None else {"tiles": use.to_json()}
+    if bag_ids.patients:
+        hashes = [hashes, dict(bag_ids.patients)]  # the same slides of other patients
+        more |= {"bag": "patient", "patients": len(bag_ids.patients)}
+    return more | {
         "cohort": material.cohort.name,
         "cohort_sha256": sha256_file(table),
         "recipe": store.root.name,
@@ -234,7 +240,7 @@ def train_cell(cell: Cell) -> dict[str, Any]:
     store = open_store(cell.bags)
     read = reader(store, cell.bag_ids, cell.packed)
     parts = Parts.of(cell.fold, cell.labels, read, cell.config)
-    dim = store.info(cell.bag_ids[cell.fold.train[0]]).dim
+    dim = store.info(cell.bag_ids.together(cell.fold.train[0])[0]).dim
     model, result = fitted(cell.config, parts, dim, cell.seed, cell.device)
     cell.folder.mkdir(parents=True, exist_ok=True)
     origin = Origin(cell.recipe_key, result.best_epoch, cell.config.fit.monitor, result.monitor)

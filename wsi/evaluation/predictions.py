@@ -39,6 +39,7 @@ class Predictions:
         decision: the rule that made y_pred, in words.
         not_evaluable: slides that could not be predicted (no bag, no tile), and why.
         head: the prior that the probabilities are posteriors at, None where it is unknown.
+        slides: where rows are patients, how many slides each is predicted from; else empty.
 
     Raises:
         PredictionsError: a column is missing, a probability is not one, a label is no class, or
@@ -50,6 +51,7 @@ class Predictions:
     decision: str = "largest probability"
     not_evaluable: Mapping[str, str] = field(default_factory=dict)
     head: Head | None = None
+    slides: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", tuple(self.classes))
@@ -73,6 +75,11 @@ class Predictions:
         return _codes(self.table["y_pred"].tolist(), self.classes)
 
     @property
+    def unit(self) -> str:
+        """Return what a row is of: `slide`, or `patient`."""
+        return "patient" if self.slides else "slide"
+
+    @property
     def seeds(self) -> list[int]:
         """Return the seeds, sorted."""
         return sorted({int(seed) for seed in self.table["seed"]})
@@ -91,6 +98,8 @@ def write_predictions(predictions: Predictions, path: Path) -> None:
     }
     if predictions.head is not None:
         sidecar["head"] = predictions.head.to_json()
+    if predictions.slides:
+        sidecar |= {"unit": predictions.unit, "slides": dict(predictions.slides)}
     publish_json(path.with_suffix(".json"), sidecar)
 
 
@@ -124,6 +133,7 @@ def read_predictions(path: Path | str, classes: Sequence[str] | None = None) -> 
             sidecar["decision"],
             sidecar["not_evaluable"],
             sidecar["head"],
+            sidecar["slides"],
         )
     except PredictionsError as error:
         raise PredictionsError(f"{path.name}: {error}") from error
@@ -183,13 +193,15 @@ def _sidecar(path: Path, classes: Sequence[str] | None) -> dict:
             raise PredictionsError(
                 f"{path.name} has no sidecar {beside.name}, so the classes are unknown — name them"
             )
-        return {"classes": list(classes), "decision": "as given", "not_evaluable": {}, "head": None}
+        nothing = {"not_evaluable": {}, "head": None, "slides": {}}
+        return {"classes": list(classes), "decision": "as given", **nothing}
     try:
         sidecar = json.loads(beside.read_text(encoding="utf-8"))
         known = {
             k: sidecar[k] for k in ("schema", "classes", "decision", "not_evaluable", "sha256")
         }
         known["head"] = Head.from_json(sidecar["head"]) if "head" in sidecar else None
+        known["slides"] = dict(sidecar.get("slides", {}))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise PredictionsError(f"{beside.name} is no sidecar of predictions: {error}") from error
     if known["schema"] != SCHEMA:
