@@ -81,7 +81,7 @@ def test_scores_are_those_of_patients(rule: str) -> None:
     given = made(seeds=1)
     found = by_patient(given, rule)
     scores = evaluate(found, EvaluateSpec(replicates=200), ["macro_f1", "auc"])
-    assert (scores["unit"], scores["n"], scores["n_patients"]) == ("patient", 30, 30)
+    assert (scores["scored"], scores["n"], scores["n_patients"]) == ("patient", 30, 30)
     assert scores["macro_f1"]["n"] == scores["macro_f1"]["n_patients"] == 30
     table = found.table
     f1 = f1_score(table["y_true"], table["y_pred"], labels=CLASSES, average="macro")
@@ -92,7 +92,7 @@ def test_scores_are_those_of_patients(rule: str) -> None:
     ]
     assert scores["auc"]["value"] == pytest.approx(np.mean(aucs), abs=1e-12)
     slides = evaluate(given, EvaluateSpec(replicates=200), ["macro_f1"])
-    assert slides["unit"] == "slide"
+    assert slides["scored"] == "slide"
     assert slides["n"] > slides["n_patients"] == 30
 
 

@@ -36,7 +36,7 @@ def test_patients_stand_where_their_slides_do(slides: Cohort) -> None:
 
 def test_a_patient_in_two_parts_is_named(slides: Cohort) -> None:
     spec = SplitSpec.model_validate({"folds": 3, "val": {"by": "slide"}})
-    with pytest.raises(LeakageError, match="in two parts: p.*data.bag=slide"):
+    with pytest.raises(LeakageError, match=r"in two parts: p.*data\.bag=slide"):
         by_patient(make_splits(slides, spec), patients_of(slides))
 
 

@@ -81,7 +81,7 @@ def compare(
         "higher_is_better": chosen.higher_is_better,
         "reference": base,
         "level": spec.level,
-        "unit": samples[base].unit,
+        "scored": samples[base].unit,
         "n": samples[base].n,
         "n_patients": len(strata),
         "runs": [_run(chosen, name, samples[name], resampled[name], spec) for name in names],

@@ -99,7 +99,7 @@ def write_predictions(predictions: Predictions, path: Path) -> None:
     if predictions.head is not None:
         sidecar["head"] = predictions.head.to_json()
     if predictions.slides:
-        sidecar |= {"unit": predictions.unit, "slides": dict(predictions.slides)}
+        sidecar["slides"] = dict(predictions.slides)
     publish_json(path.with_suffix(".json"), sidecar)
 
 

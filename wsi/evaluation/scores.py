@@ -71,7 +71,7 @@ def evaluate(
         "schema": SCHEMA,
         "classes": list(sample.classes),
         "decision": predictions.decision,
-        "unit": sample.unit,
+        "scored": sample.unit,
         "n": sample.n,
         "n_patients": len(sample.patients),
         "level": spec.level,

@@ -73,7 +73,7 @@ def _counts(group: Json) -> tuple[Cell, Cell]:
 
 def rows_title(of: Json) -> str:
     """Return what is counted in figures: slides, or bags where each is of a whole patient."""
-    return "Bags" if of.get("unit") == "patient" else "Slides"
+    return "Bags" if of.get("scored") == "patient" else "Slides"
 
 
 def by_group(metrics: Json, kind: Literal["site", "cohort"]) -> Table | None:
