@@ -10,6 +10,7 @@ import numpy as np
 
 from pipelines.account import allowed_quarantined
 from pipelines.console import Console, counted
+from pipelines.patient_bags import refuse_patients
 from pipelines.predict_files import (
     PREDICTED,
     Answer,
@@ -35,6 +36,7 @@ def run(options: Options, console: Console) -> int:
     check_device(options.device)
     allowed_quarantined(options.allow_quarantined, 0)
     models = run_ensemble(options.run, options.folds, options.seeds)
+    refuse_patients(models.config, options.run, "predictions of new slides")
     out = PredictDir(options.out)
     settings = settings_of(models, out_of_fold=options.out_of_fold)
     out.check(settings)

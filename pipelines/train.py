@@ -31,6 +31,7 @@ from pipelines.fits import (
     splits_of,
     warn_of_data,
 )
+from pipelines.patient_bags import BagIds, write_patients
 from pipelines.run_bags import bags_record, run_bags
 from pipelines.rundir import RunDir
 from pipelines.scoring import report_run, score_run
@@ -70,7 +71,7 @@ class Cell:
 
     Attributes:
         labels: class index of every training and validation slide, and of no other.
-        bag_ids: slide id of the cohort to id of its bag.
+        bag_ids: slide id of the cohort to id of its bag, and which slides make one bag.
         packed: folder of a packed cohort of these bags, where there is one that holds.
     """
 
@@ -81,7 +82,7 @@ class Cell:
     bags: Path
     recipe_key: str
     labels: dict[str, int]
-    bag_ids: dict[str, str]
+    bag_ids: BagIds
     device: str
     one_thread: bool
     packed: Path | None = None
@@ -111,6 +112,7 @@ def run(config: Config, options: Options, console: Console) -> int:
     write_splits(splits, run_dir.splits)
     used = run_bags(material.store, material.bag_ids)
     publish_json(bags_record(run_dir.root), used.to_json())
+    write_patients(run_dir.root, material.bag_ids, material.slides_absent, material.whole)
     cells = [
         cell_of(config, options, run_dir, material, fold, seed)
         for fold in splits.folds
@@ -151,12 +153,14 @@ def inputs_of(material: Material, table: Path, splits: Splits) -> dict[str, Any]
     """Return what a run was made from: hashes of table, bags and splits, and the recipe."""
     store, bag_ids, use = material.store, material.bag_ids, material.use
     sample = store.info(next(iter(bag_ids.values())))
-    hashes = {slide_id: store.info(bag).sha256 for slide_id, bag in sorted(bag_ids.items())}
-    tiles = {} if use is None else {"tiles": use.to_json()}
-    told = material.cohort.labels_from
-    labels = {"labels_from": told} if told else {}
-    return tiles | {
-        **labels,
+    hashes: Any = {slide_id: store.info(b).sha256 for slide_id, b in sorted(bag_ids.items())}
+    more: dict[str, Any] = {} if use is None else {"tiles": use.to_json()}
+    if bag_ids.patients:
+        hashes = [hashes, dict(bag_ids.patients)]  # the same slides of other patients
+        more |= {"bag": "patient", "patients": len(bag_ids.patients)}
+    if material.cohort.labels_from:
+        more["labels_from"] = material.cohort.labels_from
+    return more | {
         "cohort": material.cohort.name,
         "cohort_sha256": sha256_file(table),
         "recipe": store.root.name,
@@ -241,7 +245,7 @@ def train_cell(cell: Cell, read: Callable[[str], Any] | None = None) -> dict[str
     store = open_store(cell.bags)
     read = read or reader(store, cell.bag_ids, cell.packed)
     parts = Parts.of(cell.fold, cell.labels, read, cell.config)
-    dim = store.info(cell.bag_ids[cell.fold.train[0]]).dim
+    dim = store.info(cell.bag_ids.together(cell.fold.train[0])[0]).dim
     model, result = fitted(cell.config, parts, dim, cell.seed, cell.device)
     cell.folder.mkdir(parents=True, exist_ok=True)
     origin = Origin(cell.recipe_key, result.best_epoch, cell.config.fit.monitor, result.monitor)
@@ -301,7 +305,8 @@ def unlabelled_predictions(cells: Sequence[Cell], material: Material) -> Predict
         for cell in cells
     )
     classes = material.cohort.classes
-    made = out_of_fold(tables, material.cohort, classes, material.absent)
+    counts = material.bag_ids.counts()
+    made = out_of_fold(tables, material.cohort, classes, material.absent, counts)
     return replace(made, head=_head(cells, len(classes)))
 
 

@@ -12,13 +12,12 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-from wsi.errors import ConfigError
 from wsi.specs import LimitsSpec
 from wsi.supervision import Crew, Limits
+from wsi.training.devices import check_device as check_device
 
 _MOST_THREADS = 8  # more feed no encoder faster
 _NETWORK_BYTES = 24 << 30  # of address space; torch and its libraries map that much, and use little
-_KINDS = ("cpu", "cuda", "mps")
 
 
 @contextmanager
@@ -105,20 +104,3 @@ def _cores() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # only Linux tells
         return os.cpu_count() or 1
-
-
-def check_device(name: str) -> None:
-    """Raise ConfigError unless this machine computes on `name`: cpu, cuda, cuda:<index>, mps."""
-    kind, colon, index = name.partition(":")
-    if kind not in _KINDS or (colon and (kind != "cuda" or not index.isdecimal())):
-        raise ConfigError(f"unknown device '{name}' — use cpu, cuda, cuda:1 or mps")
-    if kind == "cpu":
-        return
-    import torch
-
-    n = torch.cuda.device_count() if kind == "cuda" else int(torch.backends.mps.is_available())
-    if int(index or 0) >= n:
-        raise ConfigError(
-            f"device '{name}' is not here (torch finds {n} of {kind}) — see `wsi doctor`, "
-            "or use --device cpu"
-        )

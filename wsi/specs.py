@@ -198,6 +198,11 @@ class DataSpec(ScoreLimits):
 
     label: str = Field(default="label", description="label column of the cohort table")
     classes: tuple[str, ...] | None = Field(default=None, description="class names, in order")
+    bag: Literal["slide", "patient"] = Field(
+        default="slide",
+        description="what one bag is of: a slide, or all slides of a patient, which must have "
+        "one label",
+    )
     missing: Literal["error", "skip"] = Field(
         default="error", description="what to do with labelled slides that have no bag"
     )
@@ -296,6 +301,10 @@ class FitSpec(Spec):
         return self
 
 
+PatientRule = Literal["mean", "max"]
+"""How predictions of slides become one of their patient, see `wsi.evaluation.by_patient`."""
+
+
 class EvaluateSpec(Spec):
     """Intervals and comparisons."""
 
@@ -304,6 +313,11 @@ class EvaluateSpec(Spec):
     )
     level: Annotated[float, Field(gt=0, lt=1)] = Field(default=0.95, description="confidence level")
     seed: int = Field(default=0, description="seed of the resampling")
+    patient_rule: PatientRule = Field(
+        default="mean",
+        description="how `wsi evaluate --level patient` takes slides together: mean of the "
+        "probabilities, or max, of the probability of at least a class, for ordered classes",
+    )
 
 
 BALANCED_CE = "balanced-ce"

@@ -23,6 +23,9 @@ def evaluate(
         list[Literal["site", "cohort"]] | None, Parameter(consume_multiple=True, negative=())
     ] = None,
     cohort: Path | None = None,
+    label: str | None = None,
+    level: Literal["slide", "patient"] = "slide",
+    patient_rule: Literal["mean", "max"] | None = None,
     out: Path | None = None,
     replicates: Replicates = 2000,
     common: Common = COMMON,
@@ -37,14 +40,22 @@ def evaluate(
         What to divide the results by; sites where known.
     cohort
         Join corrected labels from this table first.
+    label
+        Column of that table; the label column of the run when not given.
+    level
+        What is scored: slides, or patients by the predictions of all their slides.
+    patient_rule
+        How slides become a patient: mean of the probabilities, or max, of the probability of at
+        least a class, for ordered classes; evaluate.patient_rule of the run when not given.
     out
-        Write metrics.json here; for a run folder it is written there.
+        Write metrics.json here, with the patients' predictions; for a run folder, there.
     replicates
         Bootstrap replicates.
     """
-    from pipelines.evaluate import run
+    from pipelines.evaluate import Options, run
 
-    return run(runs, tuple(by or ()), cohort, out, replicates, common.console())
+    options = Options(tuple(by or ()), cohort, label, out, replicates, level, patient_rule)
+    return run(runs, options, common.console())
 
 
 @app.command(group=LEARN)

@@ -10,6 +10,7 @@ from typing import Any
 
 from pipelines.console import Console, counted
 from pipelines.fits import Material, splits_of
+from pipelines.patient_bags import BagIds
 from wsi.aggregators import check_aggregator
 from wsi.errors import CohortError, ConfigError, WsiError
 from wsi.evaluation.metrics import metric_named
@@ -59,7 +60,7 @@ class Plan:
     rate_seeds: int
     rates: tuple[float, ...]
     bags: Path
-    bag_ids: Mapping[str, str]
+    bag_ids: BagIds
     packed: Path | None
     dim: int
     device: str

@@ -41,6 +41,7 @@ class Predictions:
         not_evaluable: slides that could not be predicted (no bag, no tile), and why.
         head: the prior that the probabilities are posteriors at, None where it is unknown.
         labels_from: which labels y_true holds, in one line; empty where nobody said.
+        slides: where rows are patients, how many slides each is predicted from; else empty.
 
     Raises:
         PredictionsError: a column is missing, a probability is not one, a label is no class, or
@@ -53,6 +54,7 @@ class Predictions:
     not_evaluable: Mapping[str, str] = field(default_factory=dict)
     head: Head | None = None
     labels_from: str = ""
+    slides: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", tuple(self.classes))
@@ -74,6 +76,11 @@ class Predictions:
     def decided(self) -> np.ndarray:
         """Return the predicted classes as (n,) indices."""
         return _codes(self.table["y_pred"].tolist(), self.classes)
+
+    @property
+    def unit(self) -> str:
+        """Return what a row is of: `slide`, or `patient`."""
+        return "patient" if self.slides else "slide"
 
     @property
     def seeds(self) -> list[int]:
@@ -111,6 +118,8 @@ def write_table(
     }
     if predictions.head is not None:
         sidecar["head"] = predictions.head.to_json()
+    if predictions.slides:
+        sidecar["slides"] = dict(predictions.slides)
     publish_json(path.with_suffix(".json"), sidecar | dict(about or {}))
 
 
@@ -145,6 +154,7 @@ def read_predictions(path: Path | str, classes: Sequence[str] | None = None) -> 
             sidecar["not_evaluable"],
             sidecar["head"],
             sidecar["labels_from"],
+            sidecar["slides"],
         )
     except PredictionsError as error:
         raise PredictionsError(f"{path.name}: {error}") from error
@@ -221,13 +231,8 @@ def _sidecar(path: Path, classes: Sequence[str] | None) -> dict:
             raise PredictionsError(
                 f"{path.name} has no sidecar {beside.name}, so the classes are unknown — name them"
             )
-        return {
-            "classes": list(classes),
-            "decision": "as given",
-            "not_evaluable": {},
-            "head": None,
-            "labels_from": "",
-        }
+        nothing = {"not_evaluable": {}, "head": None, "labels_from": "", "slides": {}}
+        return {"classes": list(classes), "decision": "as given", **nothing}
     try:
         sidecar = json.loads(beside.read_text(encoding="utf-8"))
         known = {
@@ -235,6 +240,7 @@ def _sidecar(path: Path, classes: Sequence[str] | None) -> dict:
         }
         known["head"] = Head.from_json(sidecar["head"]) if "head" in sidecar else None
         known["labels_from"] = str(sidecar.get("labels_from", ""))
+        known["slides"] = dict(sidecar.get("slides", {}))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise PredictionsError(f"{beside.name} is no sidecar of predictions: {error}") from error
     if known["schema"] != SCHEMA:
