@@ -40,7 +40,7 @@ class TransMIL(Aggregator):
       count as zeros; tiles of one cell count as their mean; nothing is repeated.
     - Attention is exact by default, the paper's Nystrom approximation an option. Exact attention
       takes memory linear in the tiles and time in their square: about 20 times as long for
-      100,000 tiles as by landmarks on two CPU cores. Its landmarks are means of tiles that lie
+      100,000 tiles as by landmarks on a CPU. Its landmarks are means of tiles that lie
       near one another, not of tiles that follow one another, and the class token is its own.
       The convolution along the sequence of tiles, which goes with it, is left out.
     - The last layer is computed for the class token alone, exactly; nothing else of it is used.
