@@ -103,7 +103,7 @@ def test_a_run_folder_holds_what_is_promised(shared_run: Path) -> None:
 
 def test_no_json_holds_what_is_no_json(shared_run: Path) -> None:
     files = list(shared_run.rglob("*.json"))
-    assert len(files) == 5 + 6
+    assert len(files) == 6 + 6
     for path in files:
         strict_json(path)
     for path in shared_run.glob("fold*/*.jsonl"):
