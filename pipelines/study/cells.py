@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -21,7 +19,8 @@ import numpy as np
 import pandas as pd
 
 from pipelines.console import Console, Tracker
-from pipelines.fits import Parts, as_csv, fitted, history_lines, probability_table, reader
+from pipelines.fits import Parts, as_csv, fitted, probability_table, reader
+from pipelines.live import history_lines
 from pipelines.study.plan import CellId, Plan
 from pipelines.workers import processes
 from wsi.bags import open_store
@@ -163,21 +162,13 @@ _bench: Bench | None = None
 
 
 def _begin(plan: Plan) -> None:
-    """Prepare a process: import what fits need, and end when its parent does."""
+    """Prepare a process: import what fits need."""
     global _bench
     _bench = Bench(plan)
     if plan.device == "cpu":
         # Every step of an optimiser asks for accelerators, which takes a tenth of a small fit.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     import wsi.training.loop  # noqa: F401  # paid for once, not by the first fit
-
-
-def _end_with(parent: Any) -> None:
-    parent.join()
-    os._exit(1)
 
 
 def _fit(cell: CellId) -> Summary:

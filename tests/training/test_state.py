@@ -65,7 +65,6 @@ def trained(config, path, *, end_at=None, weights=0, val=True, said=None, seed=5
     if path is not None:
         say = [].append if said is None else said.append
         state = FitState(path, every_s=0, share=math.inf, say=say)
-        state.share = 1.0
     result = fit(
         model,
         data(15, 1),
