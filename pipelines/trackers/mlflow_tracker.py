@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Metric, Param
-from mlflow.tracking import MlflowClient
+from mlflow.entities import Metric, Param  # pyright: ignore[reportMissingImports]
+from mlflow.tracking import MlflowClient  # pyright: ignore[reportMissingImports]
 
 _LONGEST = 500  # characters of a parameter that every server takes
 _EXPERIMENT = "wsi"
@@ -52,7 +52,7 @@ class MLflow:
         self._client.set_terminated(self._run, "KILLED" if metrics is None else "FINISHED")
 
     def _opened(self, known: str) -> bool:
-        from mlflow.exceptions import MlflowException
+        from mlflow.exceptions import MlflowException  # pyright: ignore[reportMissingImports]
 
         try:
             self._client.update_run(known, "RUNNING")
