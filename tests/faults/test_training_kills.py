@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -113,13 +112,15 @@ def disturbed(root: Path, out: Path, kills: int, rng: random.Random, *words: str
         process = start(root, out, *words)
         before, wanted = epochs_so_far(out), rng.randint(0, 40)
         end = time.monotonic() + 300
-        while process.poll() is None and epochs_so_far(out) < before + wanted:
-            assert time.monotonic() < end
-            time.sleep(0.01)
-        time.sleep(rng.uniform(0, 0.2 if wanted else 5))
-        assert process.poll() is None, "it ended before all kills were spent: give it more epochs"
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        try:
+            while process.poll() is None and epochs_so_far(out) < before + wanted:
+                assert time.monotonic() < end
+                time.sleep(0.01)
+            time.sleep(rng.uniform(0, 0.2 if wanted else 5))
+            assert process.poll() is None, "it ended before all kills were spent: more epochs"
+        finally:
+            process.kill()
+            process.wait()
         gone = time.monotonic() + 10
         while left := in_session(process.pid):
             assert time.monotonic() < gone, left
