@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -263,9 +262,12 @@ class Parts:
 
 
 def fitted(
-    config: Config, parts: Parts, dim: int, seed: int, device: str
+    config: Config, parts: Parts, dim: int, seed: int, device: str, **watched: Any
 ) -> tuple[Model, FitResult]:
     """Return a model trained on the training part, its checkpoint picked on the validation part.
+
+    Args:
+        watched: on_epoch and state of `wsi.training.fit`.
 
     Raises:
         TrainingError: it cannot start, or diverges.
@@ -277,13 +279,9 @@ def fitted(
     counts = Counter(y)
     model = build(config, dim, classes, [counts[k] for k in range(len(classes))], seed=seed)
     score = monitored(config.fit.monitor)
-    result = fit(model, parts.train, parts.val, config.fit, seed=seed, score=score, device=device)
+    train, val, spec = parts.train, parts.val, config.fit
+    result = fit(model, train, val, spec, seed=seed, score=score, device=device, **watched)
     return model, result
-
-
-def history_lines(history: Sequence[dict[str, Any]]) -> bytes:
-    """Return the rows of a history, one JSON object a line."""
-    return "".join(json.dumps(row, allow_nan=False) + "\n" for row in history).encode()
 
 
 def probability_table(predicted: Any, classes: Sequence[str]) -> pd.DataFrame:

@@ -24,18 +24,21 @@ _NETWORK_BYTES = 24 << 30  # of address space; torch and its libraries map that 
 def processes(
     n: int, start: Callable[..., None] | None = None, args: tuple[Any, ...] = ()
 ) -> Iterator[ProcessPoolExecutor]:
-    """Yield a pool of `n` fresh processes that ends at once when its user is interrupted.
+    """Yield a pool of `n` fresh processes that ends at once when its user fails or is interrupted.
+
+    They end with this process, too, however that ends.
 
     Args:
         start: called with `args` in each process first.
     """
     context = multiprocessing.get_context("spawn")
+    others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(n, context, _start, (start, args)) as pool:
         try:
             yield pool
-        except (KeyboardInterrupt, SystemExit):
-            # Leaving the pool waits for what runs, which may take hours.
-            for child in multiprocessing.active_children():
+        except BaseException:
+            # Leaving the pool waits for what runs and for all that was submitted: hours.
+            for child in set(multiprocessing.active_children()) - others:
                 child.terminate()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -72,20 +75,38 @@ def dismiss() -> None:
 def _start(start: Callable[..., None] | None, args: tuple[Any, ...]) -> None:
     # Ctrl-C reaches every process of a terminal; only the first one should answer.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if start is not None:
-        start(*args)
-
-
-def end_with_parent() -> None:
-    """End this process as soon as the one that started it is gone, even if that was killed."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    if start is not None:
+        start(*args)
 
 
 def _end_with(parent: Any) -> None:
     parent.join()
     os._exit(1)
+
+
+@contextmanager
+def threads_of_torch(n: int | None) -> Iterator[None]:
+    """Let torch compute on `n` threads inside, as many as before where None, and then as before.
+
+    Sums come out differently in the last bits on another number of threads.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    if n is not None:
+        torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def cores_shared(threads: int) -> int:
+    """Return how many processes of so many threads the cores are enough for."""
+    return max(1, _cores() // threads)
 
 
 def reading_threads(jobs: int) -> int:

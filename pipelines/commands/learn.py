@@ -14,6 +14,7 @@ from pipelines.commands.base import (
     Common,
     Jobs,
     Settings,
+    TrackerName,
     app,
 )
 
@@ -25,12 +26,20 @@ def train(
     bags: Path,
     out: Path,
     splits: Path | None = None,
-    jobs: Jobs = 1,
+    jobs: Jobs | None = None,
+    threads: Jobs = 1,
     device: str = "cpu",
+    resume: Annotated[bool, Parameter(negative=())] = False,
+    track: Annotated[
+        list[TrackerName] | None, Parameter(consume_multiple=True, negative=())
+    ] = None,
     dry_run: Annotated[bool, Parameter(negative=())] = False,
     common: Common = COMMON,
 ) -> int:
     """Train one model per fold and seed, predict the test parts, evaluate and report.
+
+    The same command again goes on where a run was ended, epoch by epoch: on a CPU, predictions
+    are those of a run that nobody ended, for any --jobs.
 
     Example: wsi train --cohort cohort.csv --bags OUT/bags --out RUN objective=ncmi
     data.classes=[negative,itc,micro,macro] split.kind=leave-one-site-out fit.seeds=5
@@ -46,16 +55,34 @@ def train(
     splits
         Use these splits in place of making them from split.*.
     jobs
-        Processes that train folds and seeds side by side, one thread each.
+        Folds and seeds trained side by side; as many as cores and memory allow when not given, 1
+        on an accelerator.
+    threads
+        Threads of each fit on a CPU; a run keeps to one number, as sums depend on it.
     device
         Where to train: cpu, cuda, cuda:1.
+    resume
+        Only go on with a run that is there: refuse to begin one.
+    track
+        Also send settings and figures to tensorboard, mlflow or wandb; no ids, no paths.
     dry_run
         Say what would be trained: folds, seeds, slides and classes per part.
     """
     from pipelines.config import load_config
     from pipelines.train import Options, run
 
-    options = Options(cohort, bags, out, splits, jobs, device, dry_run)
+    options = Options(
+        cohort,
+        bags,
+        out,
+        splits,
+        jobs,
+        device,
+        dry_run,
+        threads=threads,
+        resume=resume,
+        track=tuple(dict.fromkeys(track or ())),
+    )
     return run(load_config(settings), options, common.console(None if dry_run else out / "run.log"))
 
 

@@ -19,10 +19,11 @@ import numpy as np
 import pandas as pd
 
 from pipelines.console import Console, Tracker
-from pipelines.fits import Parts, as_csv, fitted, history_lines, probability_table, reader
+from pipelines.fits import Parts, as_csv, fitted, probability_table, reader
+from pipelines.live import history_lines
 from pipelines.study.plan import CellId, Plan
 from pipelines.validation import validation_figures
-from pipelines.workers import end_with_parent, processes
+from pipelines.workers import processes
 from wsi.bags import open_store
 from wsi.claims import Claim, Claims
 from wsi.errors import ResourceError, TrainingError
@@ -140,13 +141,12 @@ _bench: Bench | None = None
 
 
 def _begin(plan: Plan) -> None:
-    """Prepare a process: import what fits need, and end when its parent does."""
+    """Prepare a process: import what fits need."""
     global _bench
     _bench = Bench(plan)
     if plan.device == "cpu":
         # Every step of an optimiser asks for accelerators, which takes a tenth of a small fit.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    end_with_parent()
     import wsi.training.loop  # noqa: F401  # paid for once, not by the first fit
 
 

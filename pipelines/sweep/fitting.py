@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipelines.cells import Cell, finished, train_cell
 from pipelines.fits import reader
-from pipelines.train import Cell, finished, train_cell
-from pipelines.workers import end_with_parent, processes
+from pipelines.workers import processes
 from wsi.bags import open_store
 from wsi.errors import ConfigError, TrainingError
 
@@ -33,7 +33,7 @@ def fit(cell: Cell) -> Figures:
     seconds = _epoch_seconds(cell.folder) if done else None
     if done is None or "validation" not in done:
         try:
-            done = train_cell(cell, _reader(cell))
+            done = train_cell(cell, read=_reader(cell))
         except (TrainingError, ConfigError) as error:
             return {"failed": str(error), "seconds": _since(started)}
         seconds = _since(started)
@@ -86,5 +86,4 @@ def _begin(device: str) -> None:
     if device == "cpu":
         # Every step of an optimiser asks for accelerators, which takes a tenth of a small fit.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    end_with_parent()
     import wsi.training.loop  # noqa: F401  # paid for once, not by the first fit

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pipelines.config
+from pipelines.cells import Cell
 from pipelines.fits import Material
 from pipelines.sweep.book import name_of
 from pipelines.sweep.folder import SweepDir
 from pipelines.sweep.space import Scalar, Space, grid, trial_config
-from pipelines.train import Cell, Options, cell_of
+from pipelines.train import Options, cell_of
 from wsi.errors import CohortError, ConfigError
 from wsi.specs import Config
 from wsi.splits import Splits, write_splits

@@ -49,10 +49,8 @@ def run(config: Config, options: Options, console: Console) -> int:
     splits = splits_of(material, config.split, options.splits)
     need_validation(splits)
     warn_of_data(config, splits, material, console)
-    inputs = inputs_of(material, options.cohort, splits)
-    train = TrainOptions(
-        options.cohort, options.bags, options.out, device=options.device, one_thread=True
-    )
+    train = TrainOptions(options.cohort, options.bags, options.out, device=options.device)
+    inputs = inputs_of(material, options.cohort, splits) | {"threads": train.threads}
     plan = Plan(config, space, trials, material, splits, inputs, train)
     _say_plan(plan, console)
     if options.dry_run:

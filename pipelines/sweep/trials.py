@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from pipelines.cells import Cell
 from pipelines.console import Console, counted
 from pipelines.sweep.book import FITS, REASON, Book, End, Taken, name_of, word_of
 from pipelines.sweep.fitting import Figures, Pool, fit
 from pipelines.sweep.folder import SweepDir
 from pipelines.sweep.plan import Plan
 from pipelines.sweep.space import shown
-from pipelines.train import Cell, unlabelled_predictions
+from pipelines.train import unlabelled_predictions
 from wsi.claims import Claim
 from wsi.errors import ConfigError, ResourceError
 from wsi.evaluation import write_predictions

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -18,9 +18,11 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
+import wsi
 from wsi.aggregators.base import Output
 from wsi.data import BagBatch, BagDataset, training_batches
 from wsi.errors import TrainingError
+from wsi.files import sha256_json
 from wsi.findings import few
 from wsi.objectives.temperature import fit_temperature, mean_nll
 from wsi.specs import FitSpec
@@ -30,6 +32,7 @@ from wsi.training.model import Model
 from wsi.training.optimiser import adamw, learning_rate, set_rate
 from wsi.training.predict import evaluated
 from wsi.training.seeds import seeded
+from wsi.training.state import FitState, RandomState
 
 Score = Callable[[np.ndarray, np.ndarray], float]
 """Classes y (n,) and probabilities p (n, C) to a figure; higher is better."""
@@ -67,6 +70,7 @@ def fit(
     score: Score,
     device: str = "cpu",
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    state: FitState | None = None,
 ) -> FitResult:
     """Train `model` in place and return its history.
 
@@ -83,26 +87,37 @@ def fit(
         seed: of the order of bags, tile draws and dropout.
         score: what spec.monitor means; not used with monitor=loss, which is the NLL.
         device: `cpu`, `cuda` or `cuda:<index>`.
-        on_epoch: called with each row of the history.
+        on_epoch: called with each new row of the history.
+        state: where to keep the state after each epoch, and to go on from when it is there. On a
+            CPU the result is, to the last bit, that of a fit that was never ended.
 
     Raises:
         TrainingError: a data set is empty or unlabelled, or the loss is not finite.
     """
     for part in (train, val):
         _check_labels(part, len(model.card.classes))
-    if spec.standardise:
-        model.standardise(train)
     fabric = _fabric(device)
     fabric.to_device(model)
     optimizer = adamw(model.parameters(), spec)
-    history: list[dict[str, Any]] = []
     best = _Best()
+    parts = {
+        "model": model,
+        "optimizer": optimizer,
+        "best": best,
+        "random": RandomState(fabric.device),
+    }
+    history: list[dict[str, Any]] = []
 
     with seeded(seed):
-        with torch.no_grad():
-            model.objective.before_fit(_outputs(model, train, fabric))
-        for epoch in range(spec.epochs):
-            started = time.perf_counter()
+        if state is not None:
+            history = state.restore(parts, _made_from(model, train, val, spec, seed, fabric))
+        if not history:
+            if spec.standardise:
+                model.standardise(train)
+            with torch.no_grad():
+                model.objective.before_fit(_outputs(model, train, fabric))
+        while len(history) < spec.epochs and len(history) <= best.epoch + spec.patience:
+            epoch, started = len(history), time.perf_counter()
             row = {
                 "epoch": epoch,
                 **_train_epoch(fabric, model, optimizer, train, spec, seed, epoch),
@@ -120,8 +135,8 @@ def fit(
             if on_epoch is not None:
                 on_epoch(row)
             best.offer(model, epoch, checked)
-            if epoch - best.epoch >= spec.patience:
-                break
+            if state is not None:
+                state.offer(parts, history)
 
         model.load_state_dict(best.state)
         with torch.no_grad():
@@ -129,6 +144,34 @@ def fit(
             model.objective.after_fit(_outputs(model, train, fabric), val_outputs)
     model.eval()
     return FitResult(tuple(history), best.epoch, best.monitor)
+
+
+def _made_from(
+    model: Model,
+    train: BagDataset,
+    val: BagDataset | None,
+    spec: FitSpec,
+    seed: int,
+    fabric: Fabric,
+) -> dict[str, str]:
+    """Return, by name, all that decides the weights but the bags' content."""
+
+    def slides(part: BagDataset | None) -> str:
+        if part is None or part.y is None:
+            return "none"
+        return sha256_json([[*part.slide_ids], part.y.tolist()])
+
+    return {
+        "wsi": wsi.__version__,
+        "torch": torch.__version__,
+        "device": fabric.device.type,
+        "threads": str(torch.get_num_threads()),
+        "model": sha256_json(asdict(model.card)),
+        "fit": sha256_json(spec.model_dump(mode="json", exclude={"seeds"})),
+        "seed": str(seed),
+        "training slides": slides(train),
+        "validation slides": slides(val),
+    }
 
 
 def _train_epoch(
@@ -248,6 +291,16 @@ class _Best:
         self.state: dict[str, Tensor] = {}
         self.monitor: float | None = None
         self._key = (-math.inf, -math.inf)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all of it."""
+        told = {"epoch": self.epoch, "monitor": self.monitor, "key": self._key}
+        return told | {"weights": self.state}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        self.epoch, self.monitor = state_dict["epoch"], state_dict["monitor"]
+        self._key, self.state = state_dict["key"], dict(state_dict["weights"])
 
     def offer(self, model: Model, epoch: int, checked: _Checked | None) -> None:
         if checked is not None and checked.key <= self._key:
