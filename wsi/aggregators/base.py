@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from wsi.errors import BagError, BagMismatchError, ConfigError
@@ -101,8 +102,15 @@ class Aggregator(nn.Module, ABC):
         return None
 
     def classify(self, embedding: Tensor) -> Tensor | None:
-        """Return logits (B, C) of embeddings (B, E), or None without a head."""
-        return self.head(embedding) if self.head is not None else None
+        """Return logits (B, C) of embeddings (B, E), or None without a head.
+
+        In the precision of the head's weights, also under autocast: it costs next to nothing for
+        one vector per bag, and losses take differences of logits.
+        """
+        if self.head is None:
+            return None
+        with torch.autocast(embedding.device.type, enabled=False):
+            return self.head(embedding.to(self.head.weight.dtype))
 
     def _check(self, batch: Packed) -> None:
         if batch.x.ndim != 2 or batch.x.shape[1] != self.dim:

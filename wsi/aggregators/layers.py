@@ -82,7 +82,10 @@ class AttentionScores(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """Return scores (sum N, H) of tiles (sum N, dim)."""
-        content = self.content(h).tanh()
-        if self.gate is not None:
-            content = content * self.gate(h).sigmoid()
-        return self.score(content)
+        if self.gate is None:
+            return self.score(self.content(h).tanh())
+        # Both in one product: h, the largest array there is, is read once.
+        weight = torch.cat([self.content.weight, self.gate.weight])
+        bias = torch.cat([self.content.bias, self.gate.bias])
+        content, gate = nn.functional.linear(h, weight, bias).chunk(2, dim=1)
+        return self.score(content.tanh() * gate.sigmoid())
