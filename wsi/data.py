@@ -98,9 +98,7 @@ class BagBatch:
         return replace(self, x=held(self.x), y=held(self.y), xy0=held(self.xy0))
 
 
-def pack(
-    bags: Sequence[tuple[Any, int | None, str, Any]], *, as_stored: bool = False
-) -> BagBatch:
+def pack(bags: Sequence[tuple[Any, int | None, str, Any]], *, as_stored: bool = False) -> BagBatch:
     """Return one batch of `bags`, each (features (N, D), y or None, slide_id, xy0 or None).
 
     Coordinates are kept when every bag has them.

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+_MANY = 1024  # tiles from which both halves of gated attention are one product
 _SMALL = 1 << 17  # entries of that matrix; above, a view per bag is quicker
 
 
@@ -84,8 +85,17 @@ class AttentionScores(nn.Module):
         """Return scores (sum N, H) of tiles (sum N, dim)."""
         if self.gate is None:
             return self.score(self.content(h).tanh())
-        # Both in one product: h, the largest array there is, is read once.
-        weight = torch.cat([self.content.weight, self.gate.weight])
-        bias = torch.cat([self.content.bias, self.gate.bias])
-        content, gate = nn.functional.linear(h, weight, bias).chunk(2, dim=1)
+        content, gate = self._both(h, self.gate)
         return self.score(content.tanh() * gate.sigmoid())
+
+    def _both(self, h: Tensor, gate: nn.Linear) -> tuple[Tensor, Tensor]:
+        """Return V h and U h (sum N, attention_dim), of many tiles by one product.
+
+        Then h, the largest array there is, is read once; for few, joining the weights costs more.
+        """
+        if len(h) < _MANY:
+            return self.content(h), gate(h)
+        weight = torch.cat([self.content.weight, gate.weight])
+        bias = torch.cat([self.content.bias, gate.bias])
+        both = nn.functional.linear(h, weight, bias)
+        return both[:, : len(gate.weight)], both[:, len(gate.weight) :]

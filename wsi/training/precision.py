@@ -10,11 +10,11 @@ from typing import Literal
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision import MixedPrecision
 
 from wsi.encoders.compute import settle_precision
 
 Precision = Literal["fp32", "bf16"]
-_PLUMBING = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 _GAINS = 1 << 16
 """Weights of a first layer (D x E) below which rounding them at every step costs what it gains."""
@@ -40,4 +40,5 @@ def fabric_of(device: str, precision: Precision) -> Fabric:
     chosen = torch.device(device)
     one = 1 if chosen.index is None else [chosen.index]
     devices = 1 if chosen.type == "cpu" else one
-    return Fabric(accelerator=chosen.type, devices=devices, precision=_PLUMBING[precision])  # pyright: ignore[reportArgumentType]
+    half = [MixedPrecision("bf16-mixed", chosen.type)] if precision == "bf16" else []
+    return Fabric(accelerator=chosen.type, devices=devices, plugins=half)
