@@ -70,8 +70,10 @@ class Model(nn.Module):
     def _standardised(self, batch: BagBatch) -> BagBatch:
         x = batch.x
         if x.device.type == "cpu" and not x.requires_grad:
-            return replace(batch, x=self._in_blocks(x, _computed_type()))
-        return replace(batch, x=(x.float() - self.feature_mean) / self.feature_scale)
+            return replace(batch, x=self._in_blocks(x, _computed_type(self.feature_mean.dtype)))
+        return replace(
+            batch, x=(x.to(self.feature_mean.dtype) - self.feature_mean) / self.feature_scale
+        )
 
     def _in_blocks(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """Return x (N, D) shifted, scaled and then rounded to `dtype`.
@@ -81,9 +83,9 @@ class Model(nn.Module):
         """
         given = unset(*x.shape, dtype)
         rows = max(1, _BLOCK // x.shape[1])
-        block = torch.empty((min(rows, len(x)), x.shape[1]))
+        block = self.feature_mean.new_empty((min(rows, len(x)), x.shape[1]))
         for part, made in zip(x.split(rows), given.split(rows), strict=True):
-            wide = made if dtype == torch.float32 else block[: len(part)]
+            wide = made if dtype == block.dtype else block[: len(part)]
             wide.copy_(part).sub_(self.feature_mean).div_(self.feature_scale)
             if wide is not made:
                 made.copy_(wide)
@@ -116,11 +118,9 @@ class Model(nn.Module):
         return self.objective.probabilities(output)
 
 
-def _computed_type() -> torch.dtype:
-    """Return the type in which products of matrices on the CPU are taken just now."""
-    if torch.is_autocast_enabled("cpu"):
-        return torch.get_autocast_dtype("cpu")
-    return torch.float32
+def _computed_type(dtype: torch.dtype) -> torch.dtype:
+    """Return the type in which the CPU multiplies matrices of `dtype` just now."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else dtype
 
 
 def build(
