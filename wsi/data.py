@@ -81,13 +81,12 @@ class BagBatch:
 
         From pinned memory they are sent without waiting for them.
         """
-        if self.x.device == torch.device(device):
-            return self
 
         def moved(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor.to(device, non_blocking=True)
 
-        return replace(self, x=moved(self.x), y=moved(self.y), xy0=moved(self.xy0))
+        x = self.x.to(device, non_blocking=True)
+        return replace(self, x=x, y=moved(self.y), xy0=moved(self.xy0))
 
     def pinned(self) -> BagBatch:
         """Return the batch in memory that an accelerator reads by itself."""
@@ -95,7 +94,7 @@ class BagBatch:
         def held(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor.pin_memory()
 
-        return replace(self, x=held(self.x), y=held(self.y), xy0=held(self.xy0))
+        return replace(self, x=self.x.pin_memory(), y=held(self.y), xy0=held(self.xy0))
 
 
 def pack(bags: Sequence[tuple[Any, int | None, str, Any]], *, as_stored: bool = False) -> BagBatch:

@@ -39,8 +39,8 @@ class WeightAverage:
     def update(self, model: Model) -> None:
         """Take in the weights after one more step."""
         kept = min(self._decay, (1 + self.updates) / (10 + self.updates))
-        held, seen = list(self.model.parameters()), list(model.parameters())
-        torch._foreach_lerp_(held, seen, 1 - kept)
+        for held, seen in zip(self.model.parameters(), model.parameters(), strict=True):
+            held.lerp_(seen, 1 - kept)
         for mine, theirs in zip(self.model.modules(), model.modules(), strict=True):
             mine._buffers.update(theirs._buffers)  # some may have been replaced
         self.updates += 1

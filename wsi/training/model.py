@@ -81,7 +81,7 @@ class Model(nn.Module):
         Not folded into weights of the first layer: rounding features before their mean is taken
         away would cost those that vary little about a large one all their digits.
         """
-        given = unset(*x.shape, dtype)
+        given = unset(len(x), x.shape[1], dtype)
         rows = max(1, _BLOCK // x.shape[1])
         block = self.feature_mean.new_empty((min(rows, len(x)), x.shape[1]))
         for part, made in zip(x.split(rows), given.split(rows), strict=True):
