@@ -123,6 +123,7 @@ def _trained(
         "monitor": result.monitor,
         "rule": model.objective.rule,
         "predicts_prior": model.objective.predicts_prior,
+        "precision": result.precision,
         "threads": cell.threads if cell.device == "cpu" else None,
     }
     if parts.val is not None:

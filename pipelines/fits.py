@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from pipelines.console import Console
@@ -15,6 +16,7 @@ from pipelines.pack import usable_packed
 from pipelines.patient_bags import BagIds, patients_without, say_patients
 from pipelines.tileuse import TileUse, tile_use
 from wsi.bags import BagStore, PackedCohort, TileFilter, check_uniform, joined, open_store
+from wsi.bags.draws import chance_of_seeing
 from wsi.cohorts import (
     Cohort,
     SlideRow,
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 CACHE_BYTES = 4 << 30
 UNKNOWN_PRIOR = "unknown"
 _SMALL_VALIDATION = 10
+_RARE = 3  # positive tiles of a slide that is hard to tell
 
 
 @dataclass(frozen=True)
@@ -209,6 +212,8 @@ def warn_of_data(config: Config, splits: Splits, material: Material, console: Co
             f"fold {', '.join(without)}: without a validation part objective.predict=auto leaves "
             "the objective's own rule — give one, or name a rule"
         )
+    if config.fit.max_tiles is not None:
+        console.say(draw_line(config.fit.max_tiles, material))
     if config.fit.monitor == "macro_f1":
         labels = {row.slide_id: row.label for row in cohort.rows}
         for fold in splits.folds:
@@ -220,6 +225,17 @@ def warn_of_data(config: Config, splits: Splits, material: Material, console: Co
                     f"{_SMALL_VALIDATION} validation slides, so choosing by macro_f1 is close to "
                     "a coin — fit.monitor=auc is steadier"
                 )
+
+
+def draw_line(max_tiles: int, material: Material) -> str:
+    """Return what drawing tiles risks: the chance that an epoch sees one of a few positive ones."""
+    sizes = [material.store.info(bag_id).n for bag_id in material.bag_ids.values()]
+    n = int(np.median(sizes))
+    chance = chance_of_seeing(_RARE, n, max_tiles)
+    return (
+        f"fit.max_tiles={max_tiles}: with {_RARE} positive tiles among the {n:,} of the median "
+        f"bag, an epoch sees at least one of them with a chance of {chance:.0%}"
+    )
 
 
 def reader(store: BagStore, bag_ids: BagIds, packed: Path | None) -> Callable[[str], Any]:

@@ -279,6 +279,21 @@ class FitSpec(Spec):
     max_tiles: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="tiles drawn per training bag and epoch; all when not given"
     )
+    tiles_per_batch: Annotated[int, Field(ge=1)] = Field(
+        default=65_536,
+        description="tiles computed at once; a step with more takes turns, with the same update",
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto",
+        description="in which type training multiplies matrices; auto: bf16 where the device "
+        "does so natively and the model is large enough to gain. Validation and predictions are "
+        "always of fp32",
+    )
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        default=None,
+        description="decay of a moving average of the weights, which then is what is validated "
+        "and saved; none when not given",
+    )
     seeds: tuple[int, ...] = Field(default=(0,), description="N means 0..N-1, or a list")
     monitor: Literal["auc", "macro_f1", "loss"] = Field(
         default="auc", description="validation figure that picks the checkpoint"

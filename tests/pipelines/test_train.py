@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import h5py
@@ -19,9 +20,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import hypergeom
 from sklearn.metrics import f1_score, roc_auc_score
 
 from pipelines.cli import run_command
+from pipelines.fits import draw_line
 from wsi.aggregators.base import Output
 from wsi.bags import open_store
 from wsi.training import load
@@ -624,6 +627,16 @@ def test_a_label_outside_the_classes_is_named_with_its_line(
     said = refused(study.command(tmp_path / "run"), 5)
     assert "line 3" in said
     assert "did you mean 'macro'" in said
+
+
+def test_the_risk_of_drawing_tiles_is_that_of_the_median_bag() -> None:
+    sizes = {"a": 100, "b": 10_000, "c": 20_000}
+    store = SimpleNamespace(info=lambda bag_id: SimpleNamespace(n=sizes[bag_id]))
+    material: Any = SimpleNamespace(store=store, bag_ids={s: s for s in sizes})
+    told = draw_line(512, material)
+    expected = hypergeom(10_000, 3, 512).sf(0)
+    assert "the 10,000 of the median bag" in told
+    assert f"a chance of {expected:.0%}" in told
 
 
 def test_test_labels_cannot_reach_training(study: Study, tmp_path: Path) -> None:

@@ -156,8 +156,15 @@ class Aggregator(nn.Module, ABC):
         return None
 
     def classify(self, embedding: Tensor) -> Tensor | None:
-        """Return logits (B, C) of embeddings (B, E), or None without a head."""
-        return self.head(embedding) if self.head is not None else None
+        """Return logits (B, C) of embeddings (B, E), or None without a head.
+
+        In the precision of the head's weights, also under autocast: it costs next to nothing for
+        one vector per bag, and losses take differences of logits.
+        """
+        if self.head is None:
+            return None
+        with torch.autocast(embedding.device.type, enabled=False):
+            return self.head(embedding.to(next(self.head.parameters()).dtype))
 
     def linear_head(self) -> tuple[Tensor, Tensor] | None:
         """Return W (C, E), b (C,) in which logits are linear in the embedding, or None."""

@@ -39,7 +39,7 @@ class MILClassifier(ClassifierMixin, BaseEstimator):
         objective: loss and decision rule, by name; see `wsi list objectives`.
         aggregator_params, objective_params: their own settings by name.
         epochs, lr, weight_decay, warmup_epochs, clip, standardise, bags_per_step, max_tiles,
-            monitor, patience: of the loop, as `fit.*` in the settings.
+            tiles_per_batch, precision, ema, monitor, patience: of the loop, as `fit.*` in the settings.
         validation: share of the groups held out of training to choose the epoch, stratified; None
             for none, and the last epoch then stands.
         random_state: seed of weights, order, draws and the validation part; None for a new one.
@@ -70,6 +70,9 @@ class MILClassifier(ClassifierMixin, BaseEstimator):
         standardise: bool = True,
         bags_per_step: int = 1,
         max_tiles: int | None = None,
+        tiles_per_batch: int = 65_536,
+        precision: str = "auto",
+        ema: float | None = None,
         monitor: str = "auc",
         patience: int = 10,
         validation: float | None = 0.2,
@@ -90,6 +93,9 @@ class MILClassifier(ClassifierMixin, BaseEstimator):
         self.standardise = standardise
         self.bags_per_step = bags_per_step
         self.max_tiles = max_tiles
+        self.tiles_per_batch = tiles_per_batch
+        self.precision = precision
+        self.ema = ema
         self.monitor = monitor
         self.patience = patience
         self.validation = validation
