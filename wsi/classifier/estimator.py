@@ -39,7 +39,8 @@ class MILClassifier(ClassifierMixin, BaseEstimator):
         objective: loss and decision rule, by name; see `wsi list objectives`.
         aggregator_params, objective_params: their own settings by name.
         epochs, lr, weight_decay, warmup_epochs, clip, standardise, bags_per_step, max_tiles,
-            tiles_per_batch, precision, ema, monitor, patience: of the loop, as `fit.*` in the settings.
+            tiles_per_batch, precision, ema, monitor, patience: of the loop, as `fit.*` in the
+            settings.
         validation: share of the groups held out of training to choose the epoch, stratified; None
             for none, and the last epoch then stands.
         random_state: seed of weights, order, draws and the validation part; None for a new one.
