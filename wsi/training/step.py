@@ -71,7 +71,8 @@ def take_step(
         loss = loss + output.aux_loss
     optimizer.zero_grad()
     fabric.backward(loss)
-    norm = clipped(list(model.parameters()), spec.clip)
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    norm = clipped(held, spec.clip)
     optimizer.step()
     model.objective.after_step(_detached(output), y)
     return torch.stack([loss.detach(), norm])
