@@ -35,7 +35,10 @@ def run(
             publish_bytes(out / f"comparison.{suffix}", text(result).encode())
         console.say(f"wrote {out / 'comparison.json'}, .md, .csv and .tex")
         write_accuracy_ncmi(out / "accuracy-ncmi.svg", result, console)
-        if all(source.is_dir() for source in sources):
+        bare = [s for s in sources if s.is_dir() and not RunDir(s).metrics.is_file()]
+        if bare:
+            console.say(f"no report: {bare[0]} has no scores yet — run wsi evaluate {bare[0]}")
+        elif all(source.is_dir() for source in sources):
             write_comparison_report(out / "report.html", dict(named), result, console)
     console.result(result)
     return 0

@@ -97,6 +97,7 @@ def compare(
         "reference": base,
         "level": spec.level,
         "p_from": P_FROM,
+        "scored": samples[base].unit,
         "n": samples[base].n,
         "n_patients": len(strata),
         "runs": [_run(chosen, name, samples[name], resampled[name], spec) for name in names],
@@ -206,6 +207,11 @@ def _refuse_other_slides(base: str, first: Sample, name: str, other: Sample) -> 
             f"{base} has the classes {', '.join(first.classes)}, {name} "
             f"{other_classes(first.classes, other.classes)} — compare runs of one task, trained "
             "with one data.classes"
+        )
+    if first.unit != other.unit:
+        raise PredictionsError(
+            f"{base} predicts {first.unit}s, {name} {other.unit}s — bring the one of slides to "
+            "patients first: `wsi evaluate --level patient --out DIR` writes them"
         )
     for what, of_sample in (("slides", _slides), ("patients", _patients), ("labels", _labels)):
         mine, theirs = of_sample(first), of_sample(other)

@@ -159,6 +159,7 @@ def _run(index: int, run: RunSummary, pictures: Iterator[str]) -> dict[str, Any]
         "id": f"run-{index}",
         "name": run.name,
         "n": metrics["n"],
+        "unit": metrics.get("scored", "slide"),
         "n_patients": metrics["n_patients"],
         "level": percent(metrics["level"]),
         "replicates": metrics["replicates"],
