@@ -272,7 +272,7 @@ def forest_by_site(
     groups.append(("all sites", whole))
     names = [row["name"] for row in whole]
     step = 0.8 / len(names)
-    with _figure(7.2, 1.0 + (0.26 * len(names) + 0.14) * len(groups)) as figure:
+    with drawing(7.2, 1.0 + (0.26 * len(names) + 0.14) * len(groups)) as figure:
         axes = figure.subplots()
         axes.axvline(0, color=_MUTED, lw=0.9)
         axes.axhline(len(groups) - 1.5, color=_RULE, lw=0.9)
@@ -293,7 +293,7 @@ def forest_by_site(
         if len(names) > 1:
             shown = [_short(name, 30) for name in names]
             figure.legend(handles, shown, loc="outside lower center", ncols=min(3, len(names)))
-        return _svg(figure, uid, f"Differences in {metric} on each of {len(sites)} sites")
+        return as_svg(figure, uid, f"Differences in {metric} on each of {len(sites)} sites")
 
 
 def _draw_interval(
