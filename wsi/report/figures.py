@@ -258,13 +258,53 @@ def forest(
         return as_svg(figure, uid, f"{metric} of {len(runs)} runs, and differences to {reference}")
 
 
-def _draw_interval(axes: Axes, score: Mapping[str, Any], place: int) -> None:
+def forest_by_site(
+    metric: str, sites: Sequence[Mapping[str, Any]], whole: Sequence[Mapping[str, Any]], uid: str
+) -> str:
+    """Return the differences of every run to the reference on each site, and on all slides.
+
+    Args:
+        metric: its title, for the axis.
+        sites: site, n and differences of each, as `wsi.evaluation.compare` gives them.
+        whole: the differences on all slides.
+    """
+    groups = [(f"{group['site']} ({group['n']})", group["differences"]) for group in sites]
+    groups.append(("all sites", whole))
+    names = [row["name"] for row in whole]
+    step = 0.8 / len(names)
+    with drawing(7.2, 1.0 + (0.26 * len(names) + 0.14) * len(groups)) as figure:
+        axes = figure.subplots()
+        axes.axvline(0, color=_MUTED, lw=0.9)
+        axes.axhline(len(groups) - 1.5, color=_RULE, lw=0.9)
+        handles = []
+        for k, name in enumerate(names):
+            colour = CLASS_COLORS[k % len(CLASS_COLORS)]
+            mark = _MARKS[k % len(_MARKS)]
+            handles.append(Line2D([], [], color=colour, marker=mark, lw=2))
+            for place, (_, differences) in enumerate(groups):
+                row = next(row for row in differences if row["name"] == name)
+                at = place + (k - (len(names) - 1) / 2) * step
+                _draw_interval(axes, row, at, colour, mark)
+        axes.set_yticks(range(len(groups)), [_short(label, 30) for label, _ in groups])
+        axes.set(ylim=(len(groups) - 0.4, -0.6), xlabel=f"difference in {metric}")
+        axes.tick_params(axis="y", length=0)
+        axes.grid(visible=False, axis="y")
+        axes.spines["left"].set_visible(False)
+        if len(names) > 1:
+            shown = [_short(name, 30) for name in names]
+            figure.legend(handles, shown, loc="outside lower center", ncols=min(3, len(names)))
+        return as_svg(figure, uid, f"Differences in {metric} on each of {len(sites)} sites")
+
+
+def _draw_interval(
+    axes: Axes, score: Mapping[str, Any], place: float, colour: str = BLUE, mark: str = "s"
+) -> None:
     if score["value"] is None:
         axes.text(0.5, place, "undefined", transform=axes.get_yaxis_transform(), va="center")
         return
     if score["low"] is not None and score["high"] is not None:
-        axes.plot([score["low"], score["high"]], [place, place], color=BLUE, lw=2)
-    axes.plot([score["value"]], [place], "s", color=BLUE, ms=6)
+        axes.plot([score["low"], score["high"]], [place, place], color=colour, lw=2)
+    axes.plot([score["value"]], [place], mark, color=colour, ms=6)
 
 
 def accuracy_ncmi(points: Sequence[Mapping[str, Any]], uid: str) -> str:

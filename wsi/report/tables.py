@@ -258,6 +258,35 @@ def differences(comparison: Json) -> Table:
     return Table(caption, columns, tuple(rows), tuple(notes.texts))
 
 
+_TESTS = {
+    "delong": "DeLong",
+    "mcnemar": "McNemar, exact",
+    "nadeau_bengio": "Nadeau-Bengio",
+}
+
+
+def other_tests(comparison: Json) -> Table | None:
+    """Return the classical tests of each difference; None where there are none."""
+    notes = Footnotes()
+    rows = []
+    for row in comparison["differences"]:
+        for name, test in row.get("tests", {}).items():
+            marks = notes.numbers(test["note"])
+            rows.append(
+                (
+                    Cell(f"{_TESTS.get(name, name)}: {row['name']} {MINUS} {row['minus']}"),
+                    Cell(interval(test, signed=True), test["value"], marks),
+                    Cell(p_value(test["p"]), test["p"]),
+                )
+            )
+    if not rows:
+        return None
+    level = percent(comparison["level"])
+    columns = ("Test", f"Difference [{level} interval]", "p")
+    caption = "Other tests of the same differences, not corrected for their number"
+    return Table(caption, columns, tuple(rows), tuple(notes.texts))
+
+
 def alarms(histories: Mapping[str, Epochs]) -> Table | None:
     """Return each alarm of each training, with its epochs; None when there is none."""
     rows = [
