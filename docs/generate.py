@@ -148,6 +148,8 @@ def _type(field: Mapping[str, Any]) -> str:
         return ", ".join(f"`{value}`" for value in field["enum"])
     if "const" in field:
         return f"`{field['const']}`"
+    if isinstance(field.get("additionalProperties"), dict):
+        return "a mapping"
     if field["type"] == "array":
         return f"list of {_type(field['items'])}".replace("number", "numbers")
     words = {
@@ -173,7 +175,7 @@ def _bounds(field: Mapping[str, Any]) -> str:
 
 def _default(value: Any) -> str:
     if isinstance(value, dict):
-        value = value["name"]
+        value = value.get("name")
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -187,9 +189,12 @@ def _components(key: str, registry: Registry, title: str, example: str) -> Itera
     intro = _COMPONENT_INTRO.format(key=key, name=names[0], setting=setting, value=value)
     yield f"## {title}\n\n{intro}"
     for name in names:
-        documentation = inspect.getdoc(registry.load(name)) or ""
+        thing = registry.load(name)
+        documentation = inspect.getdoc(thing) or ""
         yield f"### {name}\n\n{_plain(documentation.partition(chr(10))[0])}"
-        told = _arguments(documentation)
+        told = {}
+        for base in reversed(inspect.getmro(thing) if inspect.isclass(thing) else [thing]):
+            told |= _arguments(inspect.cleandoc(base.__doc__ or ""))
         rows = [
             [
                 f"`{key}.{p.name}`",

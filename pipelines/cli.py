@@ -14,13 +14,14 @@ from errno import EDQUOT, ENOSPC
 
 from cyclopts import CycloptsError
 
-from pipelines.commands import look, slides, bags, learn  # isort: skip  # as the reference goes
+# In the order of the reference.
+from pipelines.commands import look, slides, bags, tables, learn, judge, apply  # isort: skip
 from pipelines.commands.base import app, talking
 from pipelines.stopping import Stopped, forget, terminated
 
 __all__ = ["COMMANDS", "app", "main", "run_command"]
 
-COMMANDS = (look, slides, bags, learn)
+COMMANDS = (look, slides, bags, tables, learn, judge, apply)
 """Where the commands are; importing these adds them to the app."""
 
 

@@ -15,6 +15,7 @@ from wsi.errors import ConfigError
 from wsi.evaluation import compare
 from wsi.files import publish_bytes, publish_json
 from wsi.report.cells import p_value
+from wsi.report.comparison_tables import csv_text, latex, markdown
 from wsi.specs import EvaluateSpec
 
 
@@ -30,9 +31,14 @@ def run(
     show_comparison(result, console)
     if out is not None:
         publish_json(out / "comparison.json", result)
-        console.say(f"wrote {out / 'comparison.json'}")
+        for suffix, text in (("md", markdown), ("csv", csv_text), ("tex", latex)):
+            publish_bytes(out / f"comparison.{suffix}", text(result).encode())
+        console.say(f"wrote {out / 'comparison.json'}, .md, .csv and .tex")
         write_accuracy_ncmi(out / "accuracy-ncmi.svg", result, console)
-        if all(source.is_dir() for source in sources):
+        bare = [s for s in sources if s.is_dir() and not RunDir(s).metrics.is_file()]
+        if bare:
+            console.say(f"no report: {bare[0]} has no scores yet — run wsi evaluate {bare[0]}")
+        elif all(source.is_dir() for source in sources):
             write_comparison_report(out / "report.html", dict(named), result, console)
     console.result(result)
     return 0
@@ -54,6 +60,14 @@ def show_differences(result: dict[str, Any], console: Console) -> None:
     ]
     columns = ["run", "minus", f"difference in {result['metric']}", "p", "p (Holm)"]
     console.table(columns, rows, "paired differences")
+    tests = [
+        [d["name"], d["minus"], name, interval(test), p_value(test["p"]), test["note"]]
+        for d in result["differences"]
+        for name, test in d["tests"].items()
+    ]
+    if tests:
+        columns = ["run", "minus", "test", "difference", "p", "note"]
+        console.table(columns, tests, "other tests of the same differences")
     console.say(f"note: {result['p_from']}")
     for note in result["notes"]:
         console.say(f"note: {note}")

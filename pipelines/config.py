@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ _COMPONENTS: dict[str, Registry] = {
 }
 
 
-TRAINING = ("data", "split", "aggregator", "objective", "fit", "evaluate", "study")
+TRAINING = ("data", "split", "aggregator", "objective", "fit", "evaluate", "study", "sweep")
 """Settings that make no bag: of labels, models and results."""
 
 
@@ -65,8 +65,11 @@ def presets() -> list[str]:
     return sorted(path.stem for path in presets_folder().glob("*.yaml"))
 
 
-def load_config(words: Sequence[str] = ()) -> Config:
+def load_config(words: Sequence[str] = (), base: dict[str, Any] | None = None) -> Config:
     """Return the settings that `words` describe: at most one preset or file, then overrides.
+
+    Args:
+        base: settings that all of these come on top of.
 
     Raises:
         ConfigError: every problem at once: unknown keys, wrong types, unknown names.
@@ -77,7 +80,7 @@ def load_config(words: Sequence[str] = ()) -> Config:
             f"'{sources[1]}' is neither key=value nor the first config — "
             "give at most one preset or file, and settings as key=value"
         )
-    data = _read(sources[0]) if sources else {}
+    data = _merged(base or {}, _read(sources[0]) if sources else {})
     for word in words:
         if "=" in word:
             key, _, text = word.partition("=")
@@ -142,6 +145,20 @@ def check_config(data: dict[str, Any]) -> Config:
     if problems or config is None:
         raise ConfigError(_listed(problems))
     return config
+
+
+def with_values(config: Config, values: Mapping[str, Any]) -> Config:
+    """Return the settings with others for some dotted keys.
+
+    A component given as a whole comes before settings inside it, and replaces what it had.
+
+    Raises:
+        ConfigError: a key is unknown, or a value not allowed; all problems are listed.
+    """
+    data = config.model_dump(mode="json")
+    for key in sorted(values, key=lambda key: key.count(".")):
+        _assign(data, key, values[key])
+    return check_config(data)
 
 
 def as_yaml(config: Config) -> str:

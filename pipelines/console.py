@@ -20,7 +20,6 @@ from rich.progress import (
     Progress,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.table import Table
 
@@ -101,10 +100,13 @@ class Console:
         """Track `total` steps with a bar and an ETA; a line now and then where no terminal is."""
         if self._people.is_terminal and not (self.quiet or self.hushed):
             with _bar(self._people) as bar:
-                task = bar.add_task(what, total=total)
+                task, pace = bar.add_task(what, total=total, left=""), Pace(total)
 
                 def update(n: int, text: str, total: int | None) -> None:
-                    bar.update(task, advance=n, description=text or what, total=total)
+                    pace.step(n, total)
+                    bar.update(
+                        task, advance=n, description=text or what, total=total, left=pace.left
+                    )
 
                 yield Tracker(update)
         else:
@@ -147,8 +149,7 @@ def _bar(console: RichConsole) -> Progress:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("eta"),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[left]}"),
         console=console,
         transient=True,
     )
@@ -169,19 +170,48 @@ class Tracker:
         self._update(0, "", total)
 
 
+class Pace:
+    """How long the rest of long work takes, by the mean pace since its first step was done.
+
+    What comes before the first step, such as loading libraries, is no part of the pace.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.done, self.total = 0, total
+        self._first: tuple[int, float] | None = None
+
+    def step(self, n: int, total: int | None) -> None:
+        """Count `n` more steps, of `total` when that was corrected."""
+        self.done += n
+        self.total = self.total if total is None else total
+        if self._first is None and self.done:
+            self._first = self.done, time.monotonic()
+
+    @property
+    def left(self) -> str:
+        """Return `about 12 min left`; nothing while there is no telling."""
+        if self._first is None or self.done <= self._first[0] or self.done >= self.total:
+            return ""
+        each = (time.monotonic() - self._first[1]) / (self.done - self._first[0])
+        return f"about {_spoken(each * (self.total - self.done))} left"
+
+
+def _spoken(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
 class _Pulse:
     def __init__(self, console: Console, what: str, total: int) -> None:
-        self._console, self._what, self._total = console, what, total
-        self._done = 0
-        self._started = self._last = time.monotonic()
+        self._console, self._what, self._pace = console, what, Pace(total)
+        self._last = time.monotonic()
 
     def __call__(self, n: int, text: str, total: int | None) -> None:
-        self._done += n
-        self._total = total or self._total
+        pace = self._pace
+        pace.step(n, total)
         now = time.monotonic()
-        if now - self._last >= _PULSE_S and self._done:
+        if now - self._last >= _PULSE_S and pace.done:
             self._last = now
-            left = (now - self._started) / self._done * max(0, self._total - self._done)
-            self._console.say(
-                f"{text or self._what}: {self._done}/{self._total}, about {left:.0f} s left"
-            )
+            words = f"{text or self._what}: {pace.done}/{pace.total}"
+            self._console.say(f"{words}, {pace.left}" if pace.left else words)

@@ -136,7 +136,7 @@ def _train(
 ) -> None:
     words = ["demo", *settings, *_SMALL_MODEL, f"split.seed={seed}", f"fit.seeds=[{seed}]"]
     # Bags this small train faster on one core than it takes to start more processes.
-    options = train.Options(table, bags, out / "runs" / name, one_thread=True, report=False)
+    options = train.Options(table, bags, out / "runs" / name, report=False)
     train.run(load_config(words), options, hushed)
 
 

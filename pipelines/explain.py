@@ -23,6 +23,7 @@ from pipelines.explain_plan import (
     settings_of,
 )
 from pipelines.explain_summary import aurocs, card_of, say_summary, summary_of, table_row
+from pipelines.patient_bags import refuse_patients
 from pipelines.workers import check_device, readers
 from wsi.bags import BagStore, TileFilter
 from wsi.errors import WsiError
@@ -57,6 +58,7 @@ def run(options: Options, console: Console) -> int:
     check_device(options.device)
     store = bags_of(options)
     models = RunModels(options.run, store.ids())
+    refuse_patients(models.config, options.run, "maps of evidence")
     options.question.check(models.classes)
     out = ExplainDir(options.out)
     settings = settings_of(options, models)

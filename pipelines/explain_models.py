@@ -62,12 +62,12 @@ class RunModels:
         self.run_dir = RunDir(root)
         self.inputs = self.run_dir.read_inputs()
         self.config = pipelines.config.read_config(self.run_dir.config)
-        self.hashes = _model_hashes(self.run_dir.cells())
+        self.hashes = model_hashes(self.run_dir.cells())
         if not self.hashes or not self.run_dir.predictions.is_file():
             raise ConfigError(f"{root} holds no finished run — let `wsi train` finish it first")
         self._cells: dict[int, list[Path]] = defaultdict(list)
         for cell in self.hashes:
-            self._cells[_fold_of(cell)].append(cell)
+            self._cells[cell_of(cell)[0]].append(cell)
         self._seen = _parts_of(self.run_dir.splits)
         predictions = read_predictions(self.run_dir.predictions)
         self.classes = predictions.classes
@@ -104,7 +104,7 @@ class RunModels:
         from wsi.explain import mean_evidence, model_evidence
 
         return mean_evidence(
-            [model_evidence(self._model(c), batch, device, _average_bag(c)) for c in cells]
+            [model_evidence(self._model(c), batch, device, average_bag(c)) for c in cells]
         )
 
     def _model(self, cell: Path) -> Model:
@@ -116,7 +116,7 @@ class RunModels:
 
 
 @cache
-def _average_bag(cell: Path) -> np.ndarray | None:
+def average_bag(cell: Path) -> np.ndarray | None:
     """Return the mean embedding (E,) of the bags a model was trained on."""
     try:
         with h5py.File(cell / "embeddings.h5", "r", locking=False) as file:
@@ -127,7 +127,7 @@ def _average_bag(cell: Path) -> np.ndarray | None:
         return None
 
 
-def _model_hashes(cells: Iterable[Path]) -> dict[Path, str]:
+def model_hashes(cells: Iterable[Path]) -> dict[Path, str]:
     """Return the SHA-256 of the model in each cell that is done."""
     found: dict[Path, str] = {}
     for cell in cells:
@@ -139,11 +139,12 @@ def _model_hashes(cells: Iterable[Path]) -> dict[Path, str]:
     return found
 
 
-def _fold_of(cell: Path) -> int:
+def cell_of(cell: Path) -> tuple[int, int]:
+    """Return fold and seed of the folder of a model."""
     match = _CELL.fullmatch(cell.name)
     if match is None:
         raise ConfigError(f"{cell} is not named fold<n>-seed<n> — restore the run folder")
-    return int(match[1])
+    return int(match[1]), int(match[2])
 
 
 def _parts_of(path: Path) -> dict[str, dict[int, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,14 +13,24 @@ import pandas as pd
 
 from pipelines.console import Console
 from pipelines.pack import usable_packed
+from pipelines.patient_bags import BagIds, patients_without, say_patients
 from pipelines.tileuse import TileUse, tile_use
-from wsi.bags import BagStore, PackedCohort, TileFilter, check_uniform, open_store
-from wsi.cohorts import Cohort, SlideRow, match_ids, read_cohort
+from wsi.bags import BagStore, PackedCohort, TileFilter, check_uniform, joined, open_store
+from wsi.bags.draws import chance_of_seeing
+from wsi.cohorts import (
+    Cohort,
+    SlideRow,
+    match_ids,
+    patients_of,
+    read_cohort,
+    slides_of_patients,
+)
 from wsi.errors import BagCorruptError, CohortError, ConfigError
-from wsi.evaluation import METRICS, Head, Predictions
+from wsi.evaluation import Head, Predictions
+from wsi.evaluation.metrics import monitored
 from wsi.findings import few
 from wsi.specs import Config, SplitSpec
-from wsi.splits import Fold, Splits, make_splits, read_splits
+from wsi.splits import Fold, Splits, by_patient, make_splits, names_patients, read_splits
 from wsi.splits.folds import audited
 
 if TYPE_CHECKING:
@@ -31,6 +40,7 @@ if TYPE_CHECKING:
 CACHE_BYTES = 4 << 30
 UNKNOWN_PRIOR = "unknown"
 _SMALL_VALIDATION = 10
+_RARE = 3  # positive tiles of a slide that is hard to tell
 
 
 @dataclass(frozen=True)
@@ -39,21 +49,25 @@ class Material:
 
     Attributes:
         whole: all slides of the table.
-        cohort: those that have a bag with tiles.
-        bag_ids: slide id to id of its bag.
+        cohort: those that have a bag with tiles; with data.bag=patient, a row per patient.
+        bag_ids: slide id to id of its bag, and which slides make one bag.
         packed: folder of a packed cohort of these bags, where there is one that holds.
-        absent: why the other slides are not used, by slide id.
+        absent: why the others are not used, by slide id, or by patient.
         use: what the limits on tiles leave; None when they leave all.
+        slides: the slides that are used; with data.bag=patient `cohort` has their patients.
+        slides_absent: why the other slides are not used.
     """
 
     whole: Cohort
     cohort: Cohort
     store: BagStore
     recipe_key: str
-    bag_ids: dict[str, str]
+    bag_ids: BagIds
     packed: Path | None
     absent: dict[str, str]
     use: TileUse | None
+    slides: Cohort
+    slides_absent: dict[str, str]
 
     @property
     def dim(self) -> int:
@@ -76,6 +90,8 @@ def gather(config: Config, table: Path, bags: Path, console: Console) -> Materia
         BagCorruptError: bags differ from what was written.
     """
     whole = read_cohort(table, config.data.label, config.data.classes)
+    if config.data.bag == "patient":
+        patients_of(whole)  # contradictions are told before any bag is looked at
     store = open_store(bags)
     recipe_key = check_uniform(store.infos())
     cohort, bag_ids, absent = _with_bags(whole, store, config)
@@ -87,7 +103,18 @@ def gather(config: Config, table: Path, bags: Path, console: Console) -> Materia
         console.say(use.line())
         cohort, absent = _without(cohort, use.without), absent | dict(use.without)
         bag_ids = {row.slide_id: bag_ids[row.slide_id] for row in cohort.rows}
-    return Material(whole, cohort, store, recipe_key, bag_ids, packed, absent, use)
+    ids = BagIds(bag_ids)
+    made = Material(whole, cohort, store, recipe_key, ids, packed, absent, use, cohort, absent)
+    return made if config.data.bag == "slide" else _of_patients(made, console)
+
+
+def _of_patients(made: Material, console: Console) -> Material:
+    """Return the material with one bag per patient."""
+    members = slides_of_patients(made.slides)
+    bag_ids = BagIds(made.bag_ids.of_slides, members)
+    say_patients(made.slides, bag_ids, made.absent, made.whole, console)
+    absent = patients_without(made.whole, members, made.absent)
+    return replace(made, cohort=patients_of(made.slides), bag_ids=bag_ids, absent=absent)
 
 
 def _with_bags(
@@ -144,11 +171,22 @@ def _refuse_damaged(store: BagStore, bag_ids: Collection[str], console: Console)
 
 
 def splits_of(material: Material, spec: SplitSpec, table: Path | None) -> Splits:
-    """Return the splits of the slides with bags; those of `table` may divide all slides."""
-    cohort = material.cohort
+    """Return the splits of the slides with bags; those of `table` may divide all slides.
+
+    Those of patients are the splits of their slides, unless a table divides patients.
+    """
+    if not material.bag_ids.patients:
+        return _splits_of(material.whole, material.cohort, spec, table)
+    if table is not None and names_patients(table):
+        return _splits_of(patients_of(material.whole), material.cohort, spec, table)
+    slides = _splits_of(material.whole, material.slides, spec, table)
+    return by_patient(slides, material.cohort)
+
+
+def _splits_of(whole: Cohort, cohort: Cohort, spec: SplitSpec, table: Path | None) -> Splits:
     if table is None:
         return make_splits(cohort, spec)
-    given = read_splits(table, material.whole)
+    given = read_splits(table, whole)
     usable = {row.slide_id for row in cohort.rows}
     folds = []
     for fold in given.folds:
@@ -165,14 +203,17 @@ def warn_of_data(config: Config, splits: Splits, material: Material, console: Co
         console.warn(finding.message)
     if absent:
         reasons = Counter(absent.values())
-        listed = "; ".join(f"{n} slides: {reason}" for reason, n in reasons.items())
-        console.warn(f"{len(absent)} slides are not evaluable ({listed}): {few(absent)}")
+        unit = "patients" if material.bag_ids.patients else "slides"
+        listed = "; ".join(f"{n} {unit}: {reason}" for reason, n in reasons.items())
+        console.warn(f"{len(absent)} {unit} are not evaluable ({listed}): {few(absent)}")
     without = [fold.name for fold in splits.folds if not fold.val]
     if without and config.objective.params.get("predict") == "auto":
         console.warn(
             f"fold {', '.join(without)}: without a validation part objective.predict=auto leaves "
             "the objective's own rule — give one, or name a rule"
         )
+    if config.fit.max_tiles is not None:
+        console.say(draw_line(config.fit.max_tiles, material))
     if config.fit.monitor == "macro_f1":
         labels = {row.slide_id: row.label for row in cohort.rows}
         for fold in splits.folds:
@@ -186,16 +227,31 @@ def warn_of_data(config: Config, splits: Splits, material: Material, console: Co
                 )
 
 
-def reader(
-    store: BagStore, bag_ids: Mapping[str, str], packed: Path | None
-) -> Callable[[str], Any]:
-    """Return what reads the bag of a slide: maps of the packed cohort, or bags kept in memory."""
+def draw_line(max_tiles: int, material: Material) -> str:
+    """Return what drawing tiles risks: the chance that an epoch sees one of a few positive ones."""
+    sizes = [material.store.info(bag_id).n for bag_id in material.bag_ids.values()]
+    n = int(np.median(sizes))
+    chance = chance_of_seeing(_RARE, n, max_tiles)
+    return (
+        f"fit.max_tiles={max_tiles}: with {_RARE} positive tiles among the {n:,} of the median "
+        f"bag, an epoch sees at least one of them with a chance of {chance:.0%}"
+    )
+
+
+def reader(store: BagStore, bag_ids: BagIds, packed: Path | None) -> Callable[[str], Any]:
+    """Return what reads the bag of a slide, or of all slides of a patient.
+
+    It reads maps of the packed cohort, or bags that are kept in memory.
+    """
     from wsi.data import CachedReader
 
-    if packed is None:
-        return CachedReader(lambda slide_id: store.read(bag_ids[slide_id]), CACHE_BYTES)
-    cohort = PackedCohort(packed)
-    return lambda slide_id: cohort.read(bag_ids[slide_id])
+    read: Callable[[str], Any] = store.read if packed is None else PackedCohort(packed).read
+
+    def bag(sample_id: str) -> Any:
+        bags = [read(bag_id) for bag_id in bag_ids.together(sample_id)]
+        return bags[0] if len(bags) == 1 else joined(bags)
+
+    return bag if packed is not None else CachedReader(bag, CACHE_BYTES)
 
 
 @dataclass(frozen=True)
@@ -222,9 +278,12 @@ class Parts:
 
 
 def fitted(
-    config: Config, parts: Parts, dim: int, seed: int, device: str
+    config: Config, parts: Parts, dim: int, seed: int, device: str, **watched: Any
 ) -> tuple[Model, FitResult]:
     """Return a model trained on the training part, its checkpoint picked on the validation part.
+
+    Args:
+        watched: on_epoch and state of `wsi.training.fit`.
 
     Raises:
         TrainingError: it cannot start, or diverges.
@@ -235,25 +294,10 @@ def fitted(
     y: list[int] = [] if parts.train.y is None else parts.train.y.tolist()
     counts = Counter(y)
     model = build(config, dim, classes, [counts[k] for k in range(len(classes))], seed=seed)
-    score = _score("auc" if config.fit.monitor == "loss" else config.fit.monitor)
-    result = fit(model, parts.train, parts.val, config.fit, seed=seed, score=score, device=device)
+    score = monitored(config.fit.monitor)
+    train, val, spec = parts.train, parts.val, config.fit
+    result = fit(model, train, val, spec, seed=seed, score=score, device=device, **watched)
     return model, result
-
-
-def _score(name: str) -> Callable[[np.ndarray, np.ndarray], float]:
-    """Return the metric as a plain number; undefined is NaN, which the loop refuses by name."""
-    metric = METRICS[name]
-
-    def score(y: np.ndarray, p: np.ndarray) -> float:
-        value = metric(y, p).value
-        return float("nan") if value is None else value
-
-    return score
-
-
-def history_lines(history: Sequence[dict[str, Any]]) -> bytes:
-    """Return the rows of a history, one JSON object a line."""
-    return "".join(json.dumps(row, allow_nan=False) + "\n" for row in history).encode()
 
 
 def probability_table(predicted: Any, classes: Sequence[str]) -> pd.DataFrame:
@@ -278,8 +322,12 @@ def out_of_fold(
     cohort: Cohort,
     classes: Sequence[str],
     absent: Mapping[str, str],
+    slides: Mapping[str, int],
 ) -> Predictions:
     """Return the test predictions of all fits, each (fold, seed, table), still without labels.
+
+    Args:
+        slides: how many slides the bag of each patient is of; empty where rows are slides.
 
     Raises:
         ConfigError: there are none.
@@ -299,7 +347,10 @@ def out_of_fold(
         )
     if not gathered:
         raise ConfigError("there is nothing to train — the splits have no folds")
-    return Predictions(tuple(classes), pd.concat(gathered, ignore_index=True), not_evaluable=absent)
+    tests = pd.concat(gathered, ignore_index=True)
+    ids = set(tests["slide_id"])
+    counts = {patient: n for patient, n in slides.items() if patient in ids}
+    return Predictions(tuple(classes), tests, not_evaluable=absent, slides=counts)
 
 
 def head_of(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ from wsi.bags import create_store
 from wsi.claims import Claims
 from wsi.encoders import Encoder, encoder_info, load_encoder
 from wsi.errors import BagMismatchError, ConfigError, ResourceError
-from wsi.extract import Tiling, make_recipe, settle_tiling
+from wsi.extract import Recipe, Tiling, make_recipe, settle_tiling
 from wsi.files import check_case_twins, check_writable, collect_temporaries, inside
 from wsi.lesions import Lesion
 from wsi.pixels import plan_pixels
@@ -66,6 +66,7 @@ class Options:
     stage_gb: float = 100.0
     wait: bool = False
     recheck_slides: bool = False
+    accept: Callable[[Recipe], None] | None = None  # raises before a slide is read
 
 
 def run(config: Config, options: Options, console: Console) -> int:
@@ -127,6 +128,8 @@ def _work(
     targets = []
     for encoder in encoders:
         recipe = make_recipe(config, encoder)
+        if options.accept is not None:
+            options.accept(recipe)
         targets.append(Target(recipe, recipe_folder(options.out, recipe.name, config.store)))
     work = Work(
         config,

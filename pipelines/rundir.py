@@ -64,15 +64,23 @@ class RunDir:
         """Return the folders of all folds and seeds that have begun."""
         return sorted(self.root.glob("fold*-seed*"))
 
-    def begin(self, config: Config, inputs: dict[str, Any]) -> bool:
+    def begin(self, config: Config, inputs: dict[str, Any], *, go_on: bool = False) -> bool:
         """Record settings and inputs; return whether an earlier run is being continued.
 
+        Args:
+            go_on: only ever continue a run.
+
         Raises:
-            ConfigError: the folder holds a run with other settings or inputs.
+            ConfigError: the folder holds a run with other settings or inputs, or none to continue.
         """
         if self.config.is_file() and self.inputs.is_file():
             self._refuse_another_run(config, inputs)
             return True
+        if go_on:
+            raise ConfigError(
+                f"{self.root} holds no run to go on with — check --out, or leave out --resume to "
+                "begin one"
+            )
         if holds_other_things(self.root, {"run.log", "run.jsonl"}):
             raise ConfigError(f"{self.root} is neither empty nor a run — give another --out")
         self.root.mkdir(parents=True, exist_ok=True)

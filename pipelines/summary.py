@@ -13,11 +13,13 @@ from shapely.geometry import MultiPolygon, Polygon
 
 import pipelines.config
 from pipelines.console import Console
+from pipelines.labelled import labelled_predictions
+from pipelines.patient_bags import read_slide_counts
 from pipelines.rundir import RunDir
 from pipelines.tilecounts import dropped_words
 from wsi.bags import TileFilter, open_store
 from wsi.errors import ExplainError, WsiError
-from wsi.evaluation import Predictions, read_predictions
+from wsi.evaluation import Predictions
 from wsi.explain import attention_of, draw_attention
 from wsi.geojson import read_geojson
 from wsi.report import Example, RunSummary
@@ -36,7 +38,7 @@ def summarise(run_dir: RunDir, console: Console, name: str = "") -> RunSummary:
     """
     config = pipelines.config.read_config(run_dir.config)
     inputs = run_dir.read_inputs()
-    predictions = read_predictions(run_dir.predictions)
+    predictions = labelled_predictions(run_dir)
     done = {cell.name: _json(cell / "done.json") for cell in run_dir.cells()}
     return RunSummary(
         name=name or run_dir.root.name,
@@ -70,7 +72,7 @@ def _facts(
     encoder, tiling = inputs["encoder"], inputs["tiling"]
     note = f" ({encoder['note']})" if encoder.get("note") else ""
     return {
-        "cohort": f"{inputs['cohort']}, {inputs['slides']} slides with bags",
+        "cohort": f"{inputs['cohort']}, {inputs['slides']} slides with bags{_together(inputs)}",
         "cohort table": f"sha256 {inputs['cohort_sha256'][:12]}",
         **({"labels": inputs["labels_from"]} if inputs.get("labels_from") else {}),
         "label": config.data.label,
@@ -97,6 +99,10 @@ def _decision(done: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return {"decision rule": told} if told else {}
 
 
+def _together(inputs: Mapping[str, Any]) -> str:
+    return f", one bag for each of {inputs['patients']} patients" if "patients" in inputs else ""
+
+
 def _left_out(config: Config, inputs: Mapping[str, Any]) -> str:
     words = dropped_words(inputs.get("tiles", {}).get("left_out", {}), "left out")
     return f"; {TileFilter.of(config.data)}: {words[0]}" if words else ""
@@ -114,14 +120,19 @@ def _parts(run_dir: RunDir, predictions: Predictions) -> list[PartRow]:
     with run_dir.splits.open(encoding="utf-8", newline="") as handle:
         for row in csv.DictReader(handle):
             slides[int(row["fold"]), row["part"]].append((row["slide_id"], row["patient_id"]))
+    of_patient = read_slide_counts(run_dir.root)
     order = {"train": 0, "val": 1, "test": 2}
     rows = []
     for fold, part in sorted(slides, key=lambda key: (key[0], order[key[1]])):
         members = slides[fold, part]
         # Slides that no fold tests have no prediction, so their class is not counted here.
-        counts = Counter(labels[s] for s, _ in members if s in labels)
+        counts = Counter[str]()
+        for sample, patient in members:
+            if sample in labels:
+                counts[labels[sample]] += of_patient.get(patient, 1) if of_patient else 1
         shown = {name: counts[name] for name in predictions.classes}
-        rows.append(PartRow(fold, part, len(members), len({p for _, p in members}), shown))
+        n_slides = sum(of_patient.get(p, 1) for _, p in members) if of_patient else len(members)
+        rows.append(PartRow(fold, part, n_slides, len({p for _, p in members}), shown))
     return rows
 
 
@@ -132,6 +143,9 @@ def _examples(
     predictions: Predictions,
     console: Console,
 ) -> list[Example]:
+    if predictions.unit == "patient":
+        console.detail("no attention overlays: bags are of patients, pictures of slides")
+        return []
     paths = _slide_paths(Path(inputs["bags"]))
     chosen = [row for row in _telling(predictions) if row["slide_id"] in paths]
     examples = []

@@ -4,93 +4,70 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import h5py
-import numpy as np
-
+from pipelines.cells import Cell
 from pipelines.console import Console, counted
 from pipelines.fits import (
     UNKNOWN_PRIOR,
     Material,
-    Parts,
-    as_csv,
-    fitted,
     gather,
     head_of,
-    history_lines,
     out_of_fold,
-    probability_table,
     read_probabilities,
-    reader,
     splits_of,
     warn_of_data,
 )
+from pipelines.fitting import jobs_for, train_cells
+from pipelines.patient_bags import write_patients
+from pipelines.run_bags import bags_record, run_bags
 from pipelines.rundir import RunDir
 from pipelines.scoring import report_run, score_run
-from pipelines.workers import check_device, processes
-from wsi.aggregators import AGGREGATORS
-from wsi.bags import open_store
+from pipelines.trackers import made, tracking
+from pipelines.workers import check_device
+from wsi.aggregators import check_aggregator
 from wsi.cohorts import Cohort
-from wsi.errors import ResourceError
-from wsi.evaluation import Head, join_labels, write_predictions
-from wsi.files import publish, publish_bytes, publish_json, sha256_file, sha256_json
-from wsi.objectives import check_objective
+from wsi.evaluation import Head, Predictions, join_labels, write_predictions
+from wsi.files import collect_temporaries, publish_json, sha256_file, sha256_json
+from wsi.objectives import OBJECTIVES, check_objective
 from wsi.specs import Config
 from wsi.splits import Fold, Splits, write_splits
-
-_FILES = ("model.safetensors", "metrics.jsonl", "embeddings.h5", "predictions.csv")
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line decides beside the settings."""
+    """What the command line decides beside the settings.
+
+    Attributes:
+        jobs: fits side by side; None: as many as the machine is good for.
+        threads: of each fit on the CPU.
+        resume: refuse to begin a new run.
+        track: names of trackers.
+    """
 
     cohort: Path
     bags: Path
     out: Path
     splits: Path | None = None
-    jobs: int = 1
+    jobs: int | None = 1
     device: str = "cpu"
     dry_run: bool = False
-    one_thread: bool = False
     report: bool = True
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One fold and seed to train: everything a process needs, and no test label.
-
-    Attributes:
-        labels: class index of every training and validation slide, and of no other.
-        bag_ids: slide id of the cohort to id of its bag.
-        packed: folder of a packed cohort of these bags, where there is one that holds.
-    """
-
-    config: Config
-    fold: Fold
-    seed: int
-    folder: Path
-    bags: Path
-    recipe_key: str
-    labels: dict[str, int]
-    bag_ids: dict[str, str]
-    device: str
-    one_thread: bool
-    packed: Path | None = None
+    threads: int = 1
+    resume: bool = False
+    track: tuple[str, ...] = ()
 
 
 def run(config: Config, options: Options, console: Console) -> int:
     """Train, predict, score and report; a rerun trains only what is missing."""
-    AGGREGATORS.check(config.aggregator.name, config.aggregator.params)
     n_classes = len(config.data.classes) if config.data.classes else None
     objective = config.objective
     check_objective(objective.name, objective.params, config.fit.bags_per_step, n_classes)
+    wants = OBJECTIVES.load(objective.name).wants
+    check_aggregator(config.aggregator.name, config.aggregator.params, wants)
     check_device(options.device)
     material = gather(config, options.cohort, options.bags, console)
     cohort = material.cohort
@@ -102,33 +79,44 @@ def run(config: Config, options: Options, console: Console) -> int:
     if options.dry_run:
         console.say("nothing was trained")
         return 0
+    for name in options.track:
+        made(name, options.out)  # before anything is written, as its package may be absent
+    jobs = options.jobs or jobs_for(config, splits, material, options.threads, options.device)
     run_dir = RunDir(options.out)
-    if run_dir.begin(config, inputs_of(material, options.cohort, splits)):
+    inputs = inputs_of(material, options.cohort, splits) | {"threads": options.threads}
+    if run_dir.begin(config, inputs, go_on=options.resume):
         console.say(f"continuing {run_dir.root}")
+    collect_temporaries(run_dir.root)
     write_splits(splits, run_dir.splits)
+    used = run_bags(material.store, material.bag_ids)
+    publish_json(bags_record(run_dir.root), used.to_json())
+    write_patients(run_dir.root, material.bag_ids, material.slides_absent, material.whole)
     cells = [
-        _cell(config, options, run_dir, material, fold, seed)
+        cell_of(config, options, run_dir, material, fold, seed)
         for fold in splits.folds
         for seed in config.fit.seeds
     ]
-    _train_cells(cells, options.jobs, console)
-    tables = (
-        (cell.fold.index, cell.seed, read_probabilities(cell.folder / "predictions.csv"))
-        for cell in cells
-    )
-    classes = config.data.classes or ()
-    predictions = replace(
-        out_of_fold(tables, cohort, classes, material.absent), head=_head(cells, len(classes))
-    )
-    write_predictions(predictions, run_dir.predictions)
-    labelled = join_labels(predictions, cohort)
-    write_predictions(labelled, run_dir.predictions)
-    metrics = score_run(run_dir, labelled, config.evaluate, console)
+    on = f"on {counted(options.threads, 'thread')} each" if options.device == "cpu" else ""
+    console.say(f"{counted(jobs, 'fit')} at a time {on}".rstrip())
+    with tracking(options.track, run_dir, config, console) as told:
+        train_cells(cells, jobs, console, told.on_row)
+        labelled = _joined(cells, material, run_dir)
+        metrics = score_run(run_dir, labelled, config.evaluate, console)
+        told.scored(metrics)
     console.say(f"run: {run_dir.root}")
     if options.report:
         report_run(run_dir, console)
     console.result({"run": str(run_dir.root), "metrics": metrics})
     return 0
+
+
+def _joined(cells: Sequence[Cell], material: Material, run_dir: RunDir) -> Predictions:
+    """Return the predictions of all fits with labels, which only now join them; both are kept."""
+    predictions = unlabelled_predictions(cells, material)
+    write_predictions(predictions, run_dir.predictions)
+    labelled = join_labels(predictions, material.cohort)
+    write_predictions(labelled, run_dir.predictions)
+    return labelled
 
 
 def _say_plan(
@@ -153,12 +141,14 @@ def inputs_of(material: Material, table: Path, splits: Splits) -> dict[str, Any]
     """Return what a run was made from: hashes of table, bags and splits, and the recipe."""
     store, bag_ids, use = material.store, material.bag_ids, material.use
     sample = store.info(next(iter(bag_ids.values())))
-    hashes = {slide_id: store.info(bag).sha256 for slide_id, bag in sorted(bag_ids.items())}
-    tiles = {} if use is None else {"tiles": use.to_json()}
-    told = material.cohort.labels_from
-    labels = {"labels_from": told} if told else {}
-    return tiles | {
-        **labels,
+    hashes: Any = {slide_id: store.info(b).sha256 for slide_id, b in sorted(bag_ids.items())}
+    more: dict[str, Any] = {} if use is None else {"tiles": use.to_json()}
+    if bag_ids.patients:
+        hashes = [hashes, dict(bag_ids.patients)]  # the same slides of other patients
+        more |= {"bag": "patient", "patients": len(bag_ids.patients)}
+    if material.cohort.labels_from:
+        more["labels_from"] = material.cohort.labels_from
+    return more | {
         "cohort": material.cohort.name,
         "cohort_sha256": sha256_file(table),
         "recipe": store.root.name,
@@ -173,9 +163,11 @@ def inputs_of(material: Material, table: Path, splits: Splits) -> dict[str, Any]
     }
 
 
-def _cell(
+def cell_of(
     config: Config, options: Options, run_dir: RunDir, material: Material, fold: Fold, seed: int
 ) -> Cell:
+    """Return one fit of a run that has begun."""
+    inputs = run_dir.read_inputs()
     return Cell(
         config=config,
         fold=fold,
@@ -187,99 +179,21 @@ def _cell(
         labels=material.labels((*fold.train, *fold.val)),
         bag_ids=material.bag_ids,
         device=options.device,
-        one_thread=options.one_thread or options.jobs > 1,
+        threads=options.threads,
+        made_from={"bags": inputs["bags_sha256"], "tiles": sha256_json(inputs.get("tiles"))},
     )
 
 
-def _train_cells(cells: Sequence[Cell], jobs: int, console: Console) -> None:
-    todo = [cell for cell in cells if not _is_done(cell)]
-    if len(todo) < len(cells):
-        console.say(f"{len(cells) - len(todo)} of {len(cells)} fits are done already")
-    with console.progress("fits", len(todo)) as track:
-        for cell, summary in _results(todo, jobs):
-            track.advance(1, f"fold {cell.fold.name} seed {cell.seed}")
-            value = summary["monitor"]
-            shown = "no validation part" if value is None else f"{value:.3f}"
-            console.detail(
-                f"fold {cell.fold.name} seed {cell.seed}: epoch {summary['best_epoch']}, "
-                f"validation {cell.config.fit.monitor} {shown}, decided by {summary['rule']}"
-            )
-            for alarm in summary["alarms"]:
-                console.warn(f"fold {cell.fold.name} seed {cell.seed}: {alarm}")
-
-
-def _results(todo: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, dict[str, Any]]]:
-    if jobs <= 1 or len(todo) <= 1:
-        yield from ((cell, train_cell(cell)) for cell in todo)
-        return
-    with processes(min(jobs, len(todo))) as pool:
-        futures = {pool.submit(train_cell, cell): cell for cell in todo}
-        for future in as_completed(futures):
-            try:
-                yield futures[future], future.result()
-            except BrokenProcessPool:
-                raise ResourceError(
-                    "a training process was killed, most often for want of memory — rerun with "
-                    "fewer --jobs; finished fits are kept"
-                ) from None
-
-
-def train_cell(cell: Cell) -> dict[str, Any]:
-    """Train, save and apply one model; `done.json`, published last, marks it done."""
-    import torch
-
-    from wsi.training import save
-    from wsi.training.alarms import raised_over
-    from wsi.training.checkpoint import Origin
-    from wsi.training.predict import predict
-
-    if cell.one_thread:
-        torch.set_num_threads(1)
-    store = open_store(cell.bags)
-    read = reader(store, cell.bag_ids, cell.packed)
-    parts = Parts.of(cell.fold, cell.labels, read, cell.config)
-    dim = store.info(cell.bag_ids[cell.fold.train[0]]).dim
-    model, result = fitted(cell.config, parts, dim, cell.seed, cell.device)
-    cell.folder.mkdir(parents=True, exist_ok=True)
-    origin = Origin(cell.recipe_key, result.best_epoch, cell.config.fit.monitor, result.monitor)
-    save(cell.folder / "model.safetensors", model, origin)
-    publish_bytes(cell.folder / "metrics.jsonl", history_lines(result.history))
-    test = predict(model, parts.test, cell.device)
-    predicted = {"test": test, "train": predict(model, parts.train, cell.device)}
-    if parts.val is not None:
-        predicted["val"] = predict(model, parts.val, cell.device)
-    _write_embeddings(cell.folder / "embeddings.h5", predicted)
-    table = probability_table(test, cell.config.data.classes or ())
-    publish_bytes(cell.folder / "predictions.csv", as_csv(table))
-    summary = {
-        "best_epoch": result.best_epoch,
-        "monitor": result.monitor,
-        "rule": model.objective.rule,
-        "predicts_prior": model.objective.predicts_prior,
-    }
-    files = {name: sha256_file(cell.folder / name) for name in _FILES}
-    publish_json(cell.folder / "done.json", summary | {"files": files})
-    return summary | {"alarms": [alarm.text for alarm in raised_over(result.history)]}
-
-
-def _is_done(cell: Cell) -> bool:
-    """Return whether all files of a fit are there, as they were written."""
-    try:
-        files = json.loads((cell.folder / "done.json").read_text(encoding="utf-8"))["files"]
-        return all(sha256_file(cell.folder / name) == files[name] for name in _FILES)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def _write_embeddings(path: Path, parts: dict[str, Any]) -> None:
-    ids = [slide_id for part in parts.values() for slide_id in part.slide_ids]
-    names = [name for name, part in parts.items() for _ in part.slide_ids]
-    with publish(path) as temporary, h5py.File(temporary, "w") as file:
-        text = h5py.string_dtype()
-        file.create_dataset("slide_id", data=np.asarray(ids, object), dtype=text)
-        file.create_dataset("part", data=np.asarray(names, object), dtype=text)
-        embeddings = np.concatenate([part.embeddings for part in parts.values()])
-        file.create_dataset("embedding", data=embeddings.astype(np.float32))
+def unlabelled_predictions(cells: Sequence[Cell], material: Material) -> Predictions:
+    """Return the predictions of the test parts by all fits of a run, without labels."""
+    tables = (
+        (cell.fold.index, cell.seed, read_probabilities(cell.folder / "predictions.csv"))
+        for cell in cells
+    )
+    classes = material.cohort.classes
+    counts = material.bag_ids.counts()
+    made = out_of_fold(tables, material.cohort, classes, material.absent, counts)
+    return replace(made, head=_head(cells, len(classes)))
 
 
 def _head(cells: Sequence[Cell], C: int) -> Head | None:

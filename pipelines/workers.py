@@ -6,36 +6,39 @@ import atexit
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-from wsi.errors import ConfigError
 from wsi.specs import LimitsSpec
 from wsi.supervision import Crew, Limits
+from wsi.training.devices import check_device as check_device
 
 _MOST_THREADS = 8  # more feed no encoder faster
 _NETWORK_BYTES = 24 << 30  # of address space; torch and its libraries map that much, and use little
-_KINDS = ("cpu", "cuda", "mps")
 
 
 @contextmanager
 def processes(
     n: int, start: Callable[..., None] | None = None, args: tuple[Any, ...] = ()
 ) -> Iterator[ProcessPoolExecutor]:
-    """Yield a pool of `n` fresh processes that ends at once when its user is interrupted.
+    """Yield a pool of `n` fresh processes that ends at once when its user fails or is interrupted.
+
+    They end with this process, too, however that ends.
 
     Args:
         start: called with `args` in each process first.
     """
     context = multiprocessing.get_context("spawn")
+    others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(n, context, _start, (start, args)) as pool:
         try:
             yield pool
-        except (KeyboardInterrupt, SystemExit):
-            # Leaving the pool waits for what runs, which may take hours.
-            for child in multiprocessing.active_children():
+        except BaseException:
+            # Leaving the pool waits for what runs and for all that was submitted: hours.
+            for child in set(multiprocessing.active_children()) - others:
                 child.terminate()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -72,8 +75,38 @@ def dismiss() -> None:
 def _start(start: Callable[..., None] | None, args: tuple[Any, ...]) -> None:
     # Ctrl-C reaches every process of a terminal; only the first one should answer.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     if start is not None:
         start(*args)
+
+
+def _end_with(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
+
+
+@contextmanager
+def threads_of_torch(n: int | None) -> Iterator[None]:
+    """Let torch compute on `n` threads inside, as many as before where None, and then as before.
+
+    Sums come out differently in the last bits on another number of threads.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    if n is not None:
+        torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def cores_shared(threads: int) -> int:
+    """Return how many processes of so many threads the cores are enough for."""
+    return max(1, _cores() // threads)
 
 
 def reading_threads(jobs: int) -> int:
@@ -92,20 +125,3 @@ def _cores() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # only Linux tells
         return os.cpu_count() or 1
-
-
-def check_device(name: str) -> None:
-    """Raise ConfigError unless this machine computes on `name`: cpu, cuda, cuda:<index>, mps."""
-    kind, colon, index = name.partition(":")
-    if kind not in _KINDS or (colon and (kind != "cuda" or not index.isdecimal())):
-        raise ConfigError(f"unknown device '{name}' — use cpu, cuda, cuda:1 or mps")
-    if kind == "cpu":
-        return
-    import torch
-
-    n = torch.cuda.device_count() if kind == "cuda" else int(torch.backends.mps.is_available())
-    if int(index or 0) >= n:
-        raise ConfigError(
-            f"device '{name}' is not here (torch finds {n} of {kind}) — see `wsi doctor`, "
-            "or use --device cpu"
-        )

@@ -13,7 +13,7 @@ from wsi.data import (
     CachedReader,
     from_arrays,
     pack,
-    training_batches,
+    training_steps,
     whole_bags,
 )
 from wsi.errors import BagError, BagMismatchError
@@ -24,12 +24,16 @@ def numbered(n, start=0):
     return (start + np.arange(n, dtype=np.float32))[:, None]
 
 
-def epoch_of(dataset, *, bags_per_step=2, max_tiles=None, seed=0, epoch=0):
-    return list(
-        training_batches(
-            dataset, bags_per_step=bags_per_step, max_tiles=max_tiles, seed=seed, epoch=epoch
-        )
+def epoch_of(dataset, *, bags_per_step=2, max_tiles=None, most_tiles=1000, seed=0, epoch=0):
+    steps = training_steps(
+        dataset,
+        bags_per_step=bags_per_step,
+        max_tiles=max_tiles,
+        most_tiles=most_tiles,
+        seed=seed,
+        epoch=epoch,
     )
+    return [piece for pieces in steps for piece in pieces]
 
 
 def drawn(batches):

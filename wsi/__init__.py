@@ -9,7 +9,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from wsi.bags import StoredBags as StoredBags
     from wsi.bags import open_store as open_store
+    from wsi.classifier import MILClassifier as MILClassifier
     from wsi.cohorts import read_cohort as read_cohort
     from wsi.errors import WsiError as WsiError
     from wsi.slides import open_slide as open_slide
@@ -17,13 +19,23 @@ if TYPE_CHECKING:
 
 _LAZY = {
     "Config": "wsi.specs",
+    "MILClassifier": "wsi.classifier",
+    "StoredBags": "wsi.bags",
     "WsiError": "wsi.errors",
     "open_slide": "wsi.slides",
     "open_store": "wsi.bags",
     "read_cohort": "wsi.cohorts",
 }
 
-__all__ = ["Config", "WsiError", "open_slide", "open_store", "read_cohort"]
+__all__ = [
+    "Config",
+    "MILClassifier",
+    "StoredBags",
+    "WsiError",
+    "open_slide",
+    "open_store",
+    "read_cohort",
+]
 __version__ = "0.1.0"
 
 

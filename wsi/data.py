@@ -57,7 +57,7 @@ class BagBatch:
     """Several bags laid end to end.
 
     Attributes:
-        x: features (sum N, D), float32.
+        x: features (sum N, D), float32, or as they are stored where a model widens them.
         offsets: (B + 1,) int64; bag b is rows offsets[b] to offsets[b + 1]. They stay on the
             host, where bags are cut, since reading them back from a device would stall it.
         y: class indices (B,) int64, or None where labels are not known.
@@ -77,18 +77,33 @@ class BagBatch:
         return tuple(self.offsets.diff().tolist())
 
     def to(self, device: torch.device | str) -> BagBatch:
-        """Return the batch with its tensors, but for the offsets, on `device`."""
+        """Return the batch with its tensors, but for the offsets, on `device`.
+
+        From pinned memory they are sent without waiting for them.
+        """
 
         def moved(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(device)
+            return None if tensor is None else tensor.to(device, non_blocking=True)
 
-        return replace(self, x=self.x.to(device), y=moved(self.y), xy0=moved(self.xy0))
+        x = self.x.to(device, non_blocking=True)
+        return replace(self, x=x, y=moved(self.y), xy0=moved(self.xy0))
+
+    def pinned(self) -> BagBatch:
+        """Return the batch in memory that an accelerator reads by itself."""
+
+        def held(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.pin_memory()
+
+        return replace(self, x=self.x.pin_memory(), y=held(self.y), xy0=held(self.xy0))
 
 
-def pack(bags: Sequence[tuple[Any, int | None, str, Any]]) -> BagBatch:
+def pack(bags: Sequence[tuple[Any, int | None, str, Any]], *, as_stored: bool = False) -> BagBatch:
     """Return one batch of `bags`, each (features (N, D), y or None, slide_id, xy0 or None).
 
     Coordinates are kept when every bag has them.
+
+    Args:
+        as_stored: leave float16 as it is, half as much to copy, for a model that widens it.
 
     Raises:
         BagError: a bag is empty or not two-dimensional, or only some bags have labels.
@@ -96,7 +111,7 @@ def pack(bags: Sequence[tuple[Any, int | None, str, Any]]) -> BagBatch:
     """
     if not bags:
         raise BagError("there is no bag to pack — give at least one")
-    x = [_tensor(features) for features, *_ in bags]
+    x = [_array(features) for features, *_ in bags]
     ids = tuple(slide_id for _, _, slide_id, _ in bags)
     _check_shapes(x, ids)
     labels = [y for _, y, _, _ in bags if y is not None]
@@ -107,12 +122,26 @@ def pack(bags: Sequence[tuple[Any, int | None, str, Any]]) -> BagBatch:
     corners = [_tensor(xy0) for *_, xy0 in bags if xy0 is not None]
     sizes = torch.tensor([0, *(len(tiles) for tiles in x)])
     return BagBatch(
-        x=_joined(x),
+        x=_joined(x, as_stored=as_stored),
         offsets=sizes.cumsum(0),
         y=torch.tensor(labels, dtype=torch.int64) if labels else None,
         slide_ids=ids,
         xy0=torch.cat(corners) if len(corners) == len(bags) else None,
     )
+
+
+def unset(rows: int, width: int, dtype: torch.dtype) -> Tensor:
+    """Return a new matrix (rows, width) on the host whose numbers are still to be written.
+
+    NumPy asks for large pages, which torch does not: new memory then costs a fifth, and that is
+    most of the time that copying into it takes.
+    """
+    size = dtype.itemsize
+    return torch.from_numpy(np.empty((rows, width * size), np.uint8)).view(dtype)
+
+
+def _array(values: Any) -> Tensor | np.ndarray:
+    return values if isinstance(values, Tensor) else np.asarray(values)
 
 
 def _tensor(values: Any) -> Tensor:
@@ -122,20 +151,24 @@ def _tensor(values: Any) -> Tensor:
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
-def _joined(x: list[Tensor]) -> Tensor:
-    """Return the tiles of all bags as float32."""
-    if any(tiles.requires_grad or tiles.device.type != "cpu" for tiles in x):
-        return torch.cat(x).float()
-    # NumPy asks for large pages, which torch does not: new memory then costs a fifth, and that is
-    # most of the time. Copying widens float16 on the way.
+def _joined(x: list[Tensor | np.ndarray], *, as_stored: bool) -> Tensor:
+    """Return the tiles of all bags as float32, or as float16 where all are and it may stay."""
+    held = [tiles for tiles in x if isinstance(tiles, Tensor)]
+    narrow = as_stored and all(str(t.dtype) in ("float16", "torch.float16") for t in x)
+    dtype = torch.float16 if narrow else torch.float32
+    if any(tiles.requires_grad or tiles.device.type != "cpu" for tiles in held):
+        return torch.cat([_tensor(tiles) for tiles in x]).to(dtype)
     rows = [len(tiles) for tiles in x]
-    joined = torch.from_numpy(np.empty((sum(rows), x[0].shape[1]), np.float32))
+    joined = unset(sum(rows), x[0].shape[1], dtype)
     for part, tiles in zip(joined.split(rows), x, strict=True):
-        part.copy_(tiles)
+        if isinstance(tiles, np.ndarray):
+            np.copyto(part.numpy(), tiles, casting="same_kind")
+        else:
+            part.copy_(tiles)
     return joined
 
 
-def _check_shapes(x: list[Tensor], ids: tuple[str, ...]) -> None:
+def _check_shapes(x: list[Tensor | np.ndarray], ids: tuple[str, ...]) -> None:
     for tiles, slide_id in zip(x, ids, strict=True):
         if tiles.ndim != 2:
             raise BagError(f"{slide_id}: features must be (N, D), not {tuple(tiles.shape)}")
@@ -249,10 +282,25 @@ def from_arrays(
     return BagDataset(bags.__getitem__, list(bags), y)
 
 
-def training_batches(
-    dataset: BagDataset, *, bags_per_step: int, max_tiles: int | None, seed: int, epoch: int
-) -> Iterator[BagBatch]:
-    """Yield one epoch of batches in a shuffled order, with at most `max_tiles` of each bag."""
+def training_steps(
+    dataset: BagDataset,
+    *,
+    bags_per_step: int,
+    max_tiles: int | None,
+    most_tiles: int,
+    seed: int,
+    epoch: int,
+) -> Iterator[tuple[BagBatch, ...]]:
+    """Yield the steps of one epoch in a shuffled order, each as one or more packed pieces.
+
+    Args:
+        dataset: the bags; each comes once.
+        bags_per_step: bags of one step; the last has what remains.
+        max_tiles: tiles drawn of each bag, anew every epoch; all where it has no more.
+        most_tiles: of one piece; a bag with more is a piece by itself.
+        seed: of the order and the draws.
+        epoch: number of the epoch, which decides both beside the seed.
+    """
 
     def draw(index: int, n: int) -> np.ndarray | None:
         if max_tiles is None or n <= max_tiles:
@@ -262,7 +310,8 @@ def training_batches(
 
     order = _generator(seed, epoch, _ORDER).permutation(len(dataset)).tolist()
     for start in range(0, len(order), bags_per_step):
-        yield dataset.batch(order[start : start + bags_per_step], draw)
+        bags = (dataset.bag(index, draw) for index in order[start : start + bags_per_step])
+        yield tuple(_pieces(bags, most_tiles))
 
 
 def whole_bags(dataset: BagDataset, most_tiles: int = 0) -> Iterator[BagBatch]:
@@ -272,17 +321,23 @@ def whole_bags(dataset: BagDataset, most_tiles: int = 0) -> Iterator[BagBatch]:
         most_tiles: pack bags while they have no more tiles together; by default each comes alone,
             and its result then does not depend, to the last bit, on its neighbours.
     """
+    return _pieces((dataset.bag(index) for index in range(len(dataset))), most_tiles)
+
+
+def _pieces(
+    bags: Iterable[tuple[Any, int | None, str, Any]], most_tiles: int
+) -> Iterator[BagBatch]:
+    """Yield bags in their order, packed while they have no more than `most_tiles` together."""
     packed: list[tuple[Any, int | None, str, Any]] = []
     tiles = 0
-    for index in range(len(dataset)):
-        bag = dataset.bag(index)
+    for bag in bags:
         if packed and tiles + len(bag[0]) > most_tiles:
-            yield pack(packed)
+            yield pack(packed, as_stored=True)
             packed, tiles = [], 0
         packed.append(bag)
         tiles += len(bag[0])
     if packed:
-        yield pack(packed)
+        yield pack(packed, as_stored=True)
 
 
 def _generator(seed: int, *stream: int) -> np.random.Generator:

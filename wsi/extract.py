@@ -64,6 +64,21 @@ class Recipe:
         encoder = self.encoder["name"].replace("/", "--").replace(":", "-")
         return f"{encoder}_{self.tiling.mpp:g}um_{self.tiling.tile_px}px"
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return what all its bags share, see `Provenance.recipe`."""
+        part: dict[str, Any] = {"settings": self.pixels.settings} if self.pixels.settings else {}
+        of_any_slide = Provenance(
+            {"fingerprint": "any"},
+            {"settings": asdict(self.tiling)},
+            self.encoder,
+            {"settings": recipe_of(self.tissue)},
+            self.precision,
+            quality={"settings": self.quality.model_dump(exclude_none=True)},
+            pixels=part,
+        )
+        return of_any_slide.recipe
+
     def provenance(
         self,
         info: SlideInfo,

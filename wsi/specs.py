@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 MPP_RANGE = (0.05, 20.0)
 """Believable resolutions in um per pixel; 352.78 is what a 72-dpi default looks like."""
@@ -198,6 +198,11 @@ class DataSpec(ScoreLimits):
 
     label: str = Field(default="label", description="label column of the cohort table")
     classes: tuple[str, ...] | None = Field(default=None, description="class names, in order")
+    bag: Literal["slide", "patient"] = Field(
+        default="slide",
+        description="what one bag is of: a slide, or all slides of a patient, which must have "
+        "one label",
+    )
     missing: Literal["error", "skip"] = Field(
         default="error", description="what to do with labelled slides that have no bag"
     )
@@ -274,6 +279,21 @@ class FitSpec(Spec):
     max_tiles: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="tiles drawn per training bag and epoch; all when not given"
     )
+    tiles_per_batch: Annotated[int, Field(ge=1)] = Field(
+        default=65_536,
+        description="tiles computed at once; a step with more takes turns, with the same update",
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto",
+        description="in which type training multiplies matrices; auto: bf16 where the device "
+        "does so natively and the model is large enough to gain. Validation and predictions are "
+        "always of fp32",
+    )
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        default=None,
+        description="decay of a moving average of the weights, which then is what is validated "
+        "and saved; none when not given",
+    )
     seeds: tuple[int, ...] = Field(default=(0,), description="N means 0..N-1, or a list")
     monitor: Literal["auc", "macro_f1", "loss"] = Field(
         default="auc", description="validation figure that picks the checkpoint"
@@ -296,6 +316,10 @@ class FitSpec(Spec):
         return self
 
 
+PatientRule = Literal["mean", "max"]
+"""How predictions of slides become one of their patient, see `wsi.evaluation.by_patient`."""
+
+
 class EvaluateSpec(Spec):
     """Intervals and comparisons."""
 
@@ -304,6 +328,11 @@ class EvaluateSpec(Spec):
     )
     level: Annotated[float, Field(gt=0, lt=1)] = Field(default=0.95, description="confidence level")
     seed: int = Field(default=0, description="seed of the resampling")
+    patient_rule: PatientRule = Field(
+        default="mean",
+        description="how `wsi evaluate --level patient` takes slides together: mean of the "
+        "probabilities, or max, of the probability of at least a class, for ordered classes",
+    )
 
 
 BALANCED_CE = "balanced-ce"
@@ -415,6 +444,91 @@ class StudySpec(Spec):
         return self
 
 
+class RangeSpec(Spec):
+    """Numbers from `low` to `high` that a sweep draws from."""
+
+    low: float
+    high: float
+    log: bool = Field(default=False, description="draw evenly in the logarithm")
+    step: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="only low, low + step, ...; needed for a grid"
+    )
+    int: bool = Field(default=False, description="whole numbers only")
+
+    @model_validator(mode="after")
+    def _can_be_drawn_from(self) -> RangeSpec:
+        if self.low >= self.high:
+            raise ValueError("low must be below high")
+        if self.log and (self.low <= 0 or self.step is not None):
+            raise ValueError("log needs low above 0, and no step")
+        given = (self.low, self.high, self.step or 1.0)
+        if self.int and not all(float(value).is_integer() for value in given):
+            raise ValueError("int needs whole low, high and step")
+        steps = (self.high - self.low) / (self.step or (1.0 if self.int else self.high - self.low))
+        if abs(steps - round(steps)) > 1e-8 * steps:
+            raise ValueError("high must be low and a whole number of steps")
+        return self
+
+
+def _space(value: Any) -> Any:
+    """Return ranges and choices by dotted key; keys may also be nested sections."""
+    if not isinstance(value, dict):
+        raise ValueError("give <setting>: {low: ..., high: ...} or <setting>: [choices]")
+    found: dict[str, Any] = {}
+    problems = []
+    for key, one in value.items():
+        try:
+            found |= _dimensions(str(key), one)
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        raise ValueError("; ".join(problems))
+    return found
+
+
+def _dimensions(key: str, value: Any) -> dict[str, Any]:
+    if isinstance(value, RangeSpec):
+        return {key: value}
+    if isinstance(value, list | tuple):
+        if len(value) < 2 or len({repr(each) for each in value}) < len(value):
+            raise ValueError(f"{key}: choices must be two or more different values")
+        return {key: tuple(value)}
+    if isinstance(value, dict) and value and not {"low", "high"} & set(value):
+        below = [_dimensions(f"{key}.{name}", one) for name, one in value.items()]
+        return {name: one for found in below for name, one in found.items()}
+    if not isinstance(value, dict):
+        raise ValueError(f"{key}: give {{low: ..., high: ...}} or a list of choices, not {value!r}")
+    try:
+        return {key: RangeSpec.model_validate(value)}
+    except ValidationError as error:
+        told = (
+            "{}: {}".format(".".join(map(str, (key, *e["loc"]))), e["msg"]) for e in error.errors()
+        )
+        raise ValueError("; ".join(told).replace("Value error, ", "")) from None
+
+
+class SweepSpec(Spec):
+    """Which settings `wsi sweep` searches, and how."""
+
+    space: Annotated[dict[str, RangeSpec | tuple[Any, ...]], BeforeValidator(_space)] = Field(
+        default={},
+        description="settings of aggregator, objective and fit, each with [choices] or {low, high, "
+        "log, step, int}; the rate, the weight decay and the dropout when not given",
+    )
+    trials: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="settings tried; 30, or all of a grid, when not given"
+    )
+    sampler: Literal["tpe", "random", "grid"] = Field(
+        default="tpe",
+        description="tpe learns from the trials before; grid takes every combination in order",
+    )
+    seed: Annotated[int, Field(ge=0)] = Field(default=0, description="seed of the draws")
+    prune: bool = Field(
+        default=False,
+        description="stop a trial whose first folds are worse than the median of others there",
+    )
+
+
 class Config(Spec):
     """All settings of a run."""
 
@@ -448,6 +562,7 @@ class Config(Spec):
     fit: FitSpec = FitSpec()
     evaluate: EvaluateSpec = EvaluateSpec()
     study: StudySpec = StudySpec()
+    sweep: SweepSpec = SweepSpec()
 
     @property
     def encoders(self) -> tuple[Component, ...]:

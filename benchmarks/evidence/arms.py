@@ -110,8 +110,7 @@ TIERS = {
         only=("digit-images-30", "digit-bags-4", "cohort-across-sites"),
     ),
     "classic": Tier(
-        # Two classes about as frequent: the three kinds of cross-entropy all but coincide.
-        ["ce", "cosine_pc", "ncmi", "ncmi_softmax"],
+        CORE,
         tuple(range(100, 108)),
         rate_seeds=1,
         only=sets.CLASSIC,

@@ -1,11 +1,11 @@
-"""Commands from bags to results: cohort, splits, train, study, evaluate, compare, explain."""
+"""Commands that train: one run, a fair comparison, a search."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from pipelines.commands.base import (
@@ -13,168 +13,10 @@ from pipelines.commands.base import (
     LEARN,
     Common,
     Jobs,
-    Replicates,
     Settings,
-    SlidePlaces,
-    TileMap,
+    TrackerName,
     app,
 )
-
-cohort = app.command(App(name="cohort", help="Build and check cohort tables.", group=LEARN))
-
-
-@cohort.command(name="build")
-def cohort_build(
-    name: str,
-    *,
-    out: Path,
-    root: Path | None = None,
-    labels: Path | None = None,
-    overlay: Path | None = None,
-    accept_labels: Annotated[bool, Parameter(negative=())] = False,
-    present_only: Annotated[bool, Parameter(negative=())] = False,
-    dry_run: Annotated[bool, Parameter(negative=())] = False,
-    common: Common = COMMON,
-) -> int:
-    """Make the cohort table of a published data set from its folders and label files.
-
-    Example: wsi cohort build camelyon17 --root CAMELYON17 --out camelyon17.csv
-
-    Parameters
-    ----------
-    name
-        camelyon17 or bracs; `wsi list cohorts` shows all.
-    out
-        CSV with one label column per task; a JSON beside it says which labels these are.
-    root
-        Folder of the slides, as downloaded; without it the table has no paths.
-    labels
-        stage_labels.csv, or BRACS.xlsx; sought below the root when not given.
-    overlay
-        Corrections as a CSV of slide_id, keep, label, reason, such as CAMELYON+'s.
-    accept_labels
-        Take labels that contradict drawn lesions or the staging rule; every result says so.
-    present_only
-        Leave out slides that are not below the root.
-    dry_run
-        Only say what would be written.
-    """
-    from pipelines.cohort import Sources, build
-
-    sources = Sources(root, labels, overlay, accept_labels, present_only)
-    return build(name, sources, out, dry_run, common.console())
-
-
-@cohort.command(name="miniature")
-def cohort_miniature(
-    name: Literal["camelyon17", "bracs"],
-    *,
-    out: Path,
-    jobs: Jobs = 1,
-    common: Common = COMMON,
-) -> int:
-    """Draw a miniature of a published data set: synthetic slides in its folders, with its tables.
-
-    Every step from `wsi cohort build` to the report can then be tried in minutes, without a
-    download. The lesions are drawn: scores say nothing about the real slides.
-
-    Example: wsi cohort miniature camelyon17 --out mini
-
-    Parameters
-    ----------
-    name
-        Which data set.
-    out
-        A new folder.
-    jobs
-        Processes that draw side by side.
-    """
-    from pipelines.cohort import miniature
-
-    return miniature(name, out, jobs, common.console())
-
-
-@cohort.command(name="labels")
-def cohort_labels(
-    file: Path,
-    *,
-    against: Path | None = None,
-    accept_labels: Annotated[bool, Parameter(negative=())] = False,
-    common: Common = COMMON,
-) -> int:
-    """Say which version of CAMELYON-17's labels a file holds; exit code 5 when contradicted.
-
-    Example: wsi cohort labels stage_labels.csv
-
-    Parameters
-    ----------
-    file
-        stage_labels.csv, or a table of slide_id,label.
-    against
-        Another such file: show what differs, and the kappa between the stages.
-    accept_labels
-        Return 0 although the labels contradict themselves.
-    """
-    from pipelines.cohort import labels
-
-    return labels(file, against, accept_labels, common.console())
-
-
-@cohort.command(name="check")
-def cohort_check(table: Path, *settings: Settings, common: Common = COMMON) -> int:
-    """Find what is wrong with a table of slides, patients and labels; exit code 5 on errors.
-
-    Parameters
-    ----------
-    table
-        CSV or Excel: slide_id, patient_id, label, and site, split, path, mpp where known.
-    """
-    from pipelines.cohort import check
-
-    return check(table, settings, common.console())
-
-
-splits = app.command(App(name="splits", help="Make and audit splits by patient.", group=LEARN))
-
-
-@splits.command(name="make")
-def splits_make(table: Path, *settings: Settings, out: Path, common: Common = COMMON) -> int:
-    """Divide the patients of a cohort into training, validation and test parts.
-
-    Example: wsi splits make cohort.csv --out splits.csv split.kind=leave-one-site-out
-
-    Parameters
-    ----------
-    table
-        The cohort table.
-    out
-        CSV of slide_id, patient_id, fold, part; a JSON with seed and hash goes beside it.
-    """
-    from pipelines.cohort import make
-
-    return make(table, settings, out, common.console())
-
-
-@splits.command(name="audit")
-def splits_audit(
-    file: Path, *settings: Settings, cohort: Path | None = None, common: Common = COMMON
-) -> int:
-    """Find leaks and gaps in a split file; exit code 5 when a patient is on two sides.
-
-    Told are also patient ids that look made up or cut short, classes that a part lacks, and the
-    classes and sites of every part.
-
-    Parameters
-    ----------
-    file
-        A split table written by `wsi splits make`, or a file or folder of CLAM (splits_0.csv),
-        TransMIL (fold0.csv), PANTHER (train.csv, test.csv) or MIL-Lab (a column per fold).
-    cohort
-        The cohort table it divides; needed unless the file itself names the patients.
-    """
-    from pipelines.cohort import audit
-
-    return audit(file, settings, cohort, common.console())
 
 
 @app.command(group=LEARN)
@@ -184,12 +26,20 @@ def train(
     bags: Path,
     out: Path,
     splits: Path | None = None,
-    jobs: Jobs = 1,
+    jobs: Jobs | None = None,
+    threads: Jobs = 1,
     device: str = "cpu",
+    resume: Annotated[bool, Parameter(negative=())] = False,
+    track: Annotated[
+        list[TrackerName] | None, Parameter(consume_multiple=True, negative=())
+    ] = None,
     dry_run: Annotated[bool, Parameter(negative=())] = False,
     common: Common = COMMON,
 ) -> int:
     """Train one model per fold and seed, predict the test parts, evaluate and report.
+
+    The same command again goes on where a run was ended, epoch by epoch: on a CPU, predictions
+    are those of a run that nobody ended, for any --jobs.
 
     Example: wsi train --cohort cohort.csv --bags OUT/bags --out RUN objective=ncmi
     data.classes=[negative,itc,micro,macro] split.kind=leave-one-site-out fit.seeds=5
@@ -205,16 +55,34 @@ def train(
     splits
         Use these splits in place of making them from split.*.
     jobs
-        Processes that train folds and seeds side by side, one thread each.
+        Folds and seeds trained side by side; as many as cores and memory allow when not given, 1
+        on an accelerator.
+    threads
+        Threads of each fit on a CPU; a run keeps to one number, as sums depend on it.
     device
         Where to train: cpu, cuda, cuda:1.
+    resume
+        Only go on with a run that is there: refuse to begin one.
+    track
+        Also send settings and figures to tensorboard, mlflow or wandb; no ids, no paths.
     dry_run
         Say what would be trained: folds, seeds, slides and classes per part.
     """
     from pipelines.config import load_config
     from pipelines.train import Options, run
 
-    options = Options(cohort, bags, out, splits, jobs, device, dry_run)
+    options = Options(
+        cohort,
+        bags,
+        out,
+        splits,
+        jobs,
+        device,
+        dry_run,
+        threads=threads,
+        resume=resume,
+        track=tuple(dict.fromkeys(track or ())),
+    )
     return run(load_config(settings), options, common.console(None if dry_run else out / "run.log"))
 
 
@@ -270,160 +138,54 @@ def study(
 
 
 @app.command(group=LEARN)
-def evaluate(
-    *runs: Path,
-    by: Annotated[
-        list[Literal["site", "cohort"]] | None, Parameter(consume_multiple=True, negative=())
-    ] = None,
-    cohort: Path | None = None,
-    out: Path | None = None,
-    replicates: Replicates = 2000,
-    common: Common = COMMON,
-) -> int:
-    """Print macro-F1, AUC and more with patient-clustered intervals, overall and by site.
-
-    Parameters
-    ----------
-    runs
-        Run folders or predictions.csv files.
-    by
-        What to divide the results by; sites where known.
-    cohort
-        Join corrected labels from this table first.
-    out
-        Write metrics.json here; for a run folder it is written there.
-    replicates
-        Bootstrap replicates.
-    """
-    from pipelines.evaluate import run
-
-    return run(runs, tuple(by or ()), cohort, out, replicates, common.console())
-
-
-@app.command(group=LEARN)
-def compare(
-    *runs: Path,
-    metric: str = "macro_f1",
-    out: Path | None = None,
-    replicates: Replicates = 2000,
-    common: Common = COMMON,
-) -> int:
-    """Compare runs on the same slides: paired differences with patient-clustered intervals.
-
-    Parameters
-    ----------
-    runs
-        Two or more run folders or predictions.csv files; the first is the reference.
-    metric
-        What to compare: macro_f1, auc, balanced_accuracy, ...
-    out
-        Write the comparison, accuracy against NCMI as SVG, and a report of all runs here.
-    replicates
-        Bootstrap replicates.
-    """
-    from pipelines.compare import run
-
-    return run(runs, metric, out, replicates, common.console())
-
-
-@app.command(group=LEARN)
-def explain(
-    run: Path,
-    *,
-    slides: SlidePlaces,
+def sweep(
+    *settings: Settings,
+    cohort: Path,
+    bags: Path,
     out: Path,
-    slide: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
-    target: str | None = None,
-    against: str = "others",
-    map: Annotated[list[TileMap] | None, Parameter(consume_multiple=True, negative=())] = None,
-    bags: Path | None = None,
-    annotations: Path | None = None,
-    smooth: Annotated[float, Parameter(validator=Number(gte=0))] = 0.0,
+    splits: Path | None = None,
+    trials: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     jobs: Jobs = 1,
     device: str = "cpu",
     dry_run: Annotated[bool, Parameter(negative=())] = False,
     common: Common = COMMON,
 ) -> int:
-    """Show where on slides the evidence for a class is: maps in nats, top tiles, QuPath files.
+    """Search settings on validation; every trial is a run folder, test labels come last.
 
-    A slide of the run is explained by the models that never trained on it, any other one with a
-    bag by the mean of all. Tiles sum to the logit exactly for mean and attention pooling with a
-    linear head; what is approximate says so. A rerun continues. Exit code 3 when slides fail or
-    have no bag.
+    Rerun to go on, with more --trials to go further; further processes and machines with the same
+    --out share the trials. Needs the extra `sweep`.
 
-    Example: wsi explain RUN --slides DIR --out OUT --against runner-up
+    Example: wsi sweep --cohort cohort.csv --bags OUT/bags --out SWEEP --trials 30 --jobs 4
+    data.classes=[negative,itc,micro,macro] sweep.space.fit.lr=[1e-4,3e-4,1e-3]
 
     Parameters
     ----------
-    run
-        Run folder of `wsi train`.
-    slides
-        Folders, slide files or a CSV; slides without a bag are left out.
-    out
-        Folder for <id>.png, .csv and .geojson, top_tiles, summary.json and index.html.
-    slide
-        Only these slides, by id.
-    target
-        The class to explain; the predicted one when not given.
-    against
-        What it is held against: others (their mean), least, runner-up, or a class.
-    map
-        What to draw; the first one as <id>.png, others in folders of their own.
+    cohort
+        Table of slides, patients, labels, sites.
     bags
-        Folder of bags of the run's recipe, when not those it was trained on.
-    annotations
-        Lesion outlines by slide, drawn and scored; <id>.geojson beside slides when not given.
-    smooth
-        Smooth pictures, not numbers, by a Gaussian of so many tiles.
-    jobs
-        Processes that read slides side by side.
-    device
-        Where the model runs: cpu, cuda, cuda:1, mps.
-    dry_run
-        Say what would be explained, and by which models.
-    """
-    from pipelines.explain import run as explain_run
-    from pipelines.explain_plan import Options
-    from wsi.explain import Question
-
-    options = Options(
-        run=run,
-        slides=tuple(slides),
-        out=out,
-        only=tuple(slide or ()),
-        question=Question(target, against),
-        maps=tuple(dict.fromkeys(map or ("contrast",))),
-        bags=bags,
-        annotations=annotations,
-        smoothing=smooth,
-        jobs=jobs,
-        device=device,
-        dry_run=dry_run,
-    )
-    return explain_run(options, common.console())
-
-
-@app.command(group=LEARN)
-def stage(
-    source: Path,
-    *,
-    out: Path,
-    replicates: Replicates = 2000,
-    common: Common = COMMON,
-) -> int:
-    """Stage CAMELYON-17's patients from predicted nodes, score them, and write a submission.
-
-    The pN rule is applied to the decided nodes; the score is the challenge's quadratic kappa.
-
-    Parameters
-    ----------
-    source
-        A run folder or predictions.csv of the node classes negative, itc, micro and macro.
+        Folder of bags of one recipe.
     out
-        Where stages.csv, metrics.json and submission.csv go.
-    replicates
-        Bootstrap replicates.
+        Sweep folder; made new, or continued where it stopped.
+    splits
+        Use these splits in place of making them from split.*.
+    trials
+        How many settings to try, in place of sweep.trials.
+    jobs
+        Processes that fit side by side, one thread each.
+    device
+        Where to fit: cpu, cuda, cuda:1.
+    dry_run
+        Say what is searched, and how many fits and hours it takes, by one fit that is thrown away.
     """
-    from pipelines.stage import run
+    from importlib.util import find_spec
 
-    return run(source, out, replicates, common.console())
+    from pipelines.config import load_config
+    from wsi.errors import ConfigError
+
+    if find_spec("optuna") is None:
+        raise ConfigError("wsi sweep needs Optuna, which is not here — pip install 'wsi[sweep]'")
+    from pipelines.sweep.run import Options, run
+
+    options = Options(cohort, bags, out, splits, trials, jobs, device, dry_run)
+    console = common.console(None if dry_run else out / "sweep.log")
+    return run(load_config(settings), options, console)

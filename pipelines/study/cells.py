@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -21,13 +19,14 @@ import numpy as np
 import pandas as pd
 
 from pipelines.console import Console, Tracker
-from pipelines.fits import Parts, as_csv, fitted, history_lines, probability_table, reader
+from pipelines.fits import Parts, as_csv, fitted, probability_table, reader
+from pipelines.live import history_lines
 from pipelines.study.plan import CellId, Plan
+from pipelines.validation import validation_figures
 from pipelines.workers import processes
 from wsi.bags import open_store
 from wsi.claims import Claim, Claims
 from wsi.errors import ResourceError, TrainingError
-from wsi.evaluation import METRICS
 from wsi.files import publish_bytes, publish_json
 
 DONE = "done.json"
@@ -35,7 +34,6 @@ PREDICTIONS = "predictions.csv"
 _HISTORY = "metrics.jsonl"
 _MODEL = "model.safetensors"
 _LOOK_S = 0.3  # how often others' cells are looked at
-_TEMPERATURES = (0.05, 20.0)
 
 Summary = dict[str, Any]
 """What done.json says of a fit: key, monitor, nll, macro_f1, best_epoch, seconds, or failed."""
@@ -106,9 +104,8 @@ class Bench:
         y = np.array([learnt[slide_id] for slide_id in val.slide_ids])
         summary = {
             "best_epoch": result.best_epoch,
-            "monitor": _monitored(config.fit.monitor, y, val.probabilities),
             "predicts_prior": model.objective.predicts_prior,
-            **_figures(y, val.probabilities),
+            **validation_figures(config.fit.monitor, y, val.probabilities),
             "fit_seconds": round(sum(row["seconds"] for row in result.history), 4),
         }
         tables = {"val": probability_table(val, classes), "test": probability_table(test, classes)}
@@ -138,46 +135,19 @@ class _Made:
     monitor: str
 
 
-def _monitored(name: str, y: np.ndarray, p: np.ndarray) -> float | None:
-    """Return the validation figure by which arms and rates are chosen.
-
-    It is that of the rule which decides on the test part, whatever rule the loop watched.
-    """
-    if name == "loss":
-        return METRICS["nll"](y, p).value
-    return METRICS[name](y, p).value
-
-
-def _figures(y: np.ndarray, p: np.ndarray) -> Summary:
-    """Return macro-F1 and the temperature-fitted NLL on the validation part."""
-    from wsi.objectives.temperature import fit_temperature
-
-    log_p = np.log(np.maximum(p, np.finfo(np.float64).tiny))
-    _, nll = fit_temperature(log_p, y, low=_TEMPERATURES[0], high=_TEMPERATURES[1])
-    return {"nll": nll, "macro_f1": METRICS["macro_f1"](y, p).value}
-
-
 # -- processes -------------------------------------------------------------------------------------
 
 _bench: Bench | None = None
 
 
 def _begin(plan: Plan) -> None:
-    """Prepare a process: import what fits need, and end when its parent does."""
+    """Prepare a process: import what fits need."""
     global _bench
     _bench = Bench(plan)
     if plan.device == "cpu":
         # Every step of an optimiser asks for accelerators, which takes a tenth of a small fit.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     import wsi.training.loop  # noqa: F401  # paid for once, not by the first fit
-
-
-def _end_with(parent: Any) -> None:
-    parent.join()
-    os._exit(1)
 
 
 def _fit(cell: CellId) -> Summary:

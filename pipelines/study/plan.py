@@ -10,12 +10,13 @@ from typing import Any
 
 from pipelines.console import Console, counted
 from pipelines.fits import Material, splits_of
-from wsi.aggregators import AGGREGATORS
+from pipelines.patient_bags import BagIds
+from wsi.aggregators import check_aggregator
 from wsi.errors import CohortError, ConfigError, WsiError
 from wsi.evaluation.metrics import metric_named
 from wsi.files import sha256_json
-from wsi.objectives import check_objective
-from wsi.specs import ArmSpec, Config, ValidationSpec
+from wsi.objectives import OBJECTIVES, check_objective
+from wsi.specs import ArmSpec, Component, Config, ValidationSpec
 from wsi.splits import Fold, Splits, revalidated
 
 FEW_SEEDS = 8
@@ -59,7 +60,7 @@ class Plan:
     rate_seeds: int
     rates: tuple[float, ...]
     bags: Path
-    bag_ids: Mapping[str, str]
+    bag_ids: BagIds
     packed: Path | None
     dim: int
     device: str
@@ -140,7 +141,7 @@ def check_arms(config: Config) -> dict[str, Config]:
         objective, aggregator = configs[arm.label].objective, configs[arm.label].aggregator
         for check in (
             partial(check_objective, objective.name, objective.params, bags_per_step, n_classes),
-            partial(AGGREGATORS.check, aggregator.name, aggregator.params),
+            partial(_check_aggregator, aggregator, objective),
         ):
             try:
                 check()
@@ -149,6 +150,11 @@ def check_arms(config: Config) -> dict[str, Config]:
     if problems:
         raise ConfigError("; ".join(dict.fromkeys(problems)))
     return configs
+
+
+def _check_aggregator(aggregator: Component, objective: Component) -> None:
+    wants = OBJECTIVES.load(objective.name).wants
+    check_aggregator(aggregator.name, aggregator.params, wants)
 
 
 def _arm_config(config: Config, arm: ArmSpec) -> Config:

@@ -99,7 +99,8 @@ def _unlabelled(plan: Plan, material: Material, fits: Mapping[CellId, Summary]) 
     priors = [summary.get("predicts_prior", UNKNOWN_PRIOR) for summary in fits.values()]
     folds = {cell.fold: plan.fold(cell) for cell in fits}
     training = {k: Counter(plan.labels[s] for s in fold.train) for k, fold in folds.items()}
-    made = out_of_fold(tables, cohort, cohort.classes, material.absent)
+    counts = material.bag_ids.counts()
+    made = out_of_fold(tables, cohort, cohort.classes, material.absent, counts)
     return replace(made, head=head_of(priors, training, len(cohort.classes)))
 
 

@@ -39,7 +39,7 @@ from pipelines.study.results import predictions_of, selection_results, selection
 from pipelines.train import inputs_of
 from pipelines.workers import check_device
 from wsi.claims import Claims
-from wsi.cohorts import Cohort, read_cohort
+from wsi.cohorts import Cohort, patients_of, read_cohort
 from wsi.errors import ConfigError, TrainingError
 from wsi.registry import suggest
 from wsi.specs import Config
@@ -123,7 +123,8 @@ def _truth(config: Config, options: Options, material: Material) -> Cohort:
     column = config.study.truth
     if column is None:
         return material.cohort
-    return read_cohort(options.cohort, column, material.cohort.classes)
+    truth = read_cohort(options.cohort, column, material.cohort.classes)
+    return patients_of(truth) if config.data.bag == "patient" else truth
 
 
 def _inputs(material: Material, options: Options, splits: Mapping[str, Splits]) -> dict[str, Any]:

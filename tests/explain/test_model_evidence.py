@@ -60,8 +60,10 @@ def curved_of(**params):
 
 
 linear_ = pytest.mark.parametrize(
-    ("aggregator", "params"), [("abmil", {}), ("abmil", {"heads": 4}), ("mean", {})]
+    ("aggregator", "params"),
+    [("abmil", {}), ("abmil", {"heads": 4}), ("mean", {}), ("abmil_mb", {}), ("clam_mb", {})],
 )
+told = pytest.mark.parametrize("aggregator", ["additive", "topk", "dsmil"])
 
 
 @linear_
@@ -127,6 +129,59 @@ def test_of_one_tile_nothing_is_left_out():
 def test_max_pooling_is_refused():
     with pytest.raises(ExplainError, match="'max' does not sum over tiles"):
         model_evidence(model_of("max"), batch_of())
+
+
+@told
+@pytest.mark.parametrize("objective", ["ce", "pc_softmax"])
+def test_evidence_that_a_model_tells_itself_sums_to_what_it_predicts(aggregator, objective):
+    model, batch = model_of(aggregator, objective), batch_of()
+    found = model_evidence(model, batch)
+    with torch.no_grad():
+        logits = model(batch).logits[0].double().numpy()
+    np.testing.assert_allclose(found.evidence.sum(axis=0), logits, atol=1e-5)
+    assert found.exact
+    assert found.attention.sum() == pytest.approx(1)
+    log_prior = LOG_PRIOR if objective == "ce" else np.log(np.ones(3) / 3)
+    pmi, sums = np.log(found.probabilities) - log_prior, found.pmi_evidence.sum(axis=0)
+    np.testing.assert_allclose(sums - sums[0], pmi - pmi[0], atol=1e-5)
+
+
+@told
+def test_the_pmi_of_a_tile_is_what_such_a_model_says_of_it_alone(aggregator):
+    model, batch = model_of(aggregator), batch_of()
+    found = model_evidence(model, batch)
+    assert found.pmi is not None
+    for i in range(11):
+        with torch.no_grad():
+            logits = model(pack([(batch.x[i : i + 1].numpy(), None, "s", None)])).logits[0]
+        expected = log_softmax(logits.double().numpy()) - LOG_PRIOR
+        np.testing.assert_allclose(found.pmi[i], expected, atol=1e-5)
+
+
+@told
+def test_such_a_model_is_not_run_without_each_tile(aggregator):
+    found = model_evidence(model_of(aggregator), batch_of())
+    maps = tile_maps("s", found, np.zeros((11, 2), int), (1, 1), CLASSES, Question())
+    with pytest.raises(ExplainError, match="run anew without each tile"):
+        maps.values("leave-one-out")
+
+
+def test_evidence_for_logits_is_refused_where_class_means_decide():
+    model = model_of("additive")
+    model.objective.predict = "class_mean"
+    z, y = torch.randn(30, 256, generator=torch.Generator().manual_seed(0)), torch.arange(30) % 3
+    with torch.no_grad():
+        model.objective.after_fit([(Output(z), y)], None)
+    with pytest.raises(ExplainError, match="not these that decide"):
+        model_evidence(model, batch_of())
+
+
+def test_evidence_for_logits_is_refused_where_they_are_bent():
+    model = model_of("additive", "square")
+    scores = model.objective.own_scores
+    model.objective.own_scores = lambda output: scores(output) ** 3
+    with pytest.raises(ExplainError, match="not these that decide"):
+        model_evidence(model, batch_of())
 
 
 class Spread(Aggregator):

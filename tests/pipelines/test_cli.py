@@ -452,7 +452,7 @@ def test_an_interrupted_training_says_how_to_go_on(
     thread = threading.Thread(target=interrupt, args=(number, out, finished))
     thread.start()
     try:
-        ended = shared_study.train(out, *ENDLESS)
+        ended = shared_study.train(out, *ENDLESS, "--jobs", "1")
     except SystemExit as exit:
         ended = exit.code
     finally:

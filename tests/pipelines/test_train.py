@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import pickle
 import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import h5py
@@ -17,9 +20,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import hypergeom
 from sklearn.metrics import f1_score, roc_auc_score
 
 from pipelines.cli import run_command
+from pipelines.fits import draw_line
 from wsi.aggregators.base import Output
 from wsi.bags import open_store
 from wsi.training import load
@@ -103,7 +108,7 @@ def test_a_run_folder_holds_what_is_promised(shared_run: Path) -> None:
 
 def test_no_json_holds_what_is_no_json(shared_run: Path) -> None:
     files = list(shared_run.rglob("*.json"))
-    assert len(files) == 5 + 6
+    assert len(files) == 6 + 6
     for path in files:
         strict_json(path)
     for path in shared_run.glob("fold*/*.jsonl"):
@@ -337,6 +342,126 @@ def test_processes_side_by_side_change_nothing(
         assert (tmp_path / "run" / name).read_bytes() == (shared_run / name).read_bytes()
 
 
+def test_fits_have_one_thread_unless_told_and_leave_the_rest_as_it_was(
+    shared_study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, before = set(), torch.get_num_threads()
+    loss = "wsi.objectives.cross_entropy.CrossEntropy.after_step"
+    monkeypatch.setattr(loss, lambda *step: found.add(torch.get_num_threads()))
+    for threads in (1, 2):
+        found.clear()
+        run = tmp_path / str(threads)
+        assert shared_study.train(run, *(["--threads", "2"] if threads == 2 else [])) == 0
+        assert found == {threads}
+        assert torch.get_num_threads() == before
+        assert strict_json(run / "inputs.json")["threads"] == threads
+        assert strict_json(run / "fold0-seed0" / "done.json")["threads"] == threads
+
+
+def test_another_number_of_threads_never_enters_a_run(
+    shared_study: Study, run_copy: Path, refused: Refused
+) -> None:
+    assert "threads" in refused(shared_study.command(run_copy, "fit.seeds=2", "--threads", "2"), 2)
+
+
+def test_only_going_on_begins_nothing(
+    shared_study: Study, run_copy: Path, tmp_path: Path, refused: Refused
+) -> None:
+    said = refused(shared_study.command(tmp_path / "run", "--resume"), 2)
+    assert "holds no run to go on with" in said
+    assert not (tmp_path / "run" / "config.yaml").exists()
+    assert shared_study.train(run_copy, "fit.seeds=2", "--resume") == 0
+
+
+class Ended(BaseException):
+    """Stands in for the end of a process."""
+
+
+def test_a_run_that_was_ended_goes_on_within_a_fit(
+    shared_study: Study,
+    shared_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from pipelines.live import LiveRows
+    from wsi.training.state import FitState
+
+    every_epoch = partial(FitState, every_s=0.0, share=float("inf"))
+    monkeypatch.setattr("wsi.training.state.FitState", every_epoch)
+    add, added = LiveRows.add, []
+
+    def ending(self: LiveRows, row: dict[str, Any]) -> None:
+        add(self, row)
+        added.append((self._path.parent.name, row["epoch"]))
+        if len(added) == 4:  # the second fit, after its last row, before its state is kept
+            raise Ended
+
+    run = tmp_path / "run"
+    monkeypatch.setattr(LiveRows, "add", ending)
+    with pytest.raises(Ended):
+        shared_study.train(run, "fit.seeds=2")
+    assert (run / "fold0-seed1" / "state.safetensors").is_file()
+    assert len((run / "fold0-seed1" / "metrics.jsonl").read_text().splitlines()) == 2
+    capsys.readouterr()
+    assert shared_study.train(run, "fit.seeds=2") == 0
+    said = capsys.readouterr().err
+    assert "1 of 6 fits are done already" in said
+    assert "1 fit may go on where it was ended" in said
+    assert [epoch for name, epoch in added if name == "fold0-seed1"] == [0, 1, 1]
+    assert not list(run.rglob("state.safetensors"))
+    for path in sorted(shared_run.rglob("*")):
+        if path.name in ("predictions.csv", "metrics.json", "model.safetensors", "embeddings.h5"):
+            assert path.read_bytes() == (run / path.relative_to(shared_run)).read_bytes()
+
+
+def test_a_process_gets_no_label_of_a_test_slide(
+    shared_study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What goes to a process that trains is looked at as it travels: pickled."""
+    travelled = []
+
+    def look(cells: Sequence[Any], *rest: Any) -> None:
+        travelled.extend(pickle.dumps(cell) for cell in cells)
+        raise Ended
+
+    monkeypatch.setattr("pipelines.train.train_cells", look)
+    with pytest.raises(Ended):
+        shared_study.train(tmp_path / "run", "fit.seeds=2")
+    assert len(travelled) == 6
+    placed = parts(tmp_path / "run")
+    for pickled in travelled:
+        cell = pickle.loads(pickled)
+        part = {s: p for (fold, s), p in placed.items() if fold == cell.fold.index}
+        assert {part[slide] for slide in cell.labels} == {"train", "val"}
+        assert set(cell.labels) == {s for s, p in part.items() if p != "test"}
+        assert str(shared_study.cohort).encode() not in pickled
+        assert b"y_true" not in pickled
+
+
+def test_the_monitor_sees_validation_labels_alone(
+    shared_study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipelines import fits
+
+    scored: list[list[int]] = []
+
+    def score(name: str) -> Callable[[np.ndarray, np.ndarray], float]:
+        return lambda y, p: scored.append(y.tolist()) or 0.5
+
+    monkeypatch.setattr(fits, "_score", score)
+    assert shared_study.train(tmp_path / "run") == 0
+    placed, label = parts(tmp_path / "run"), {r.slide_id: r.label for r in shared_study.rows}
+    expected = [
+        sorted(
+            CLASSES.index(label[s]) for (k, s), part in placed.items() if (k, part) == (f, "val")
+        )
+        for f in range(3)
+        for _ in range(2)  # epochs
+    ]
+    assert [sorted(y) for y in scored] == expected
+
+
 def test_other_settings_never_enter_a_run(
     shared_study: Study, run_copy: Path, refused: Refused
 ) -> None:
@@ -486,6 +611,14 @@ def test_without_classes_the_values_found_are_listed(
     assert "data.classes=[itc,macro,normal]" in said.replace(", ", ",")
 
 
+def test_an_aggregator_that_needs_classes_is_refused_before_any_work(
+    shared_study: Study, tmp_path: Path, refused: Refused
+) -> None:
+    words = shared_study.command(tmp_path / "run", "aggregator=dsmil", "objective=ncmi")
+    assert "aggregator 'dsmil' has an output per class" in refused(words, 2)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_label_outside_the_classes_is_named_with_its_line(
     study: Study, tmp_path: Path, refused: Refused
 ) -> None:
@@ -494,6 +627,16 @@ def test_a_label_outside_the_classes_is_named_with_its_line(
     said = refused(study.command(tmp_path / "run"), 5)
     assert "line 3" in said
     assert "did you mean 'macro'" in said
+
+
+def test_the_risk_of_drawing_tiles_is_that_of_the_median_bag() -> None:
+    sizes = {"a": 100, "b": 10_000, "c": 20_000}
+    store = SimpleNamespace(info=lambda bag_id: SimpleNamespace(n=sizes[bag_id]))
+    material: Any = SimpleNamespace(store=store, bag_ids={s: s for s in sizes})
+    told = draw_line(512, material)
+    expected = hypergeom(10_000, 3, 512).sf(0)
+    assert "the 10,000 of the median bag" in told
+    assert f"a chance of {expected:.0%}" in told
 
 
 def test_test_labels_cannot_reach_training(study: Study, tmp_path: Path) -> None:

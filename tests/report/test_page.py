@@ -58,8 +58,8 @@ def test_the_policy_lets_exactly_our_script_run(two):
 def test_every_figure_has_a_name_and_every_table_a_caption(two, parsed):
     page = parsed(two[2])
     figures = page.all("svg")
-    # forest; per run: confusion, ROC and three folds
-    assert len(figures) == 2 + 2 * (2 + 3)
+    # forest, by site, accuracy against NCMI; per run: confusion, ROC and three folds
+    assert len(figures) == 3 + 2 * (2 + 3)
     assert all(f["role"] == "img" and f["aria-label"].strip() for f in figures)
     assert len({f["aria-label"] for f in figures}) > 5
     assert all(image["alt"].strip() for image in page.all("img"))

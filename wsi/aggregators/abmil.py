@@ -28,6 +28,8 @@ class ABMIL(Aggregator):
         gated: eq. 9 rather than eq. 8.
         heads: H, a divisor of `hidden`.
         dropout: share of the bag embedding dropped in training.
+        instance_dropout: share of tiles left out in training, at least one kept per bag.
+        attention_entropy: weight of the attention's negative entropy in the loss (AEM).
     """
 
     def __init__(
@@ -40,8 +42,16 @@ class ABMIL(Aggregator):
         gated: bool = True,
         heads: int = 1,
         dropout: float = 0.25,
+        instance_dropout: float = 0.0,
+        attention_entropy: float = 0.0,
     ) -> None:
-        super().__init__(dim, n_classes, embedding_dim=hidden)
+        super().__init__(
+            dim,
+            n_classes,
+            embedding_dim=hidden,
+            instance_dropout=instance_dropout,
+            attention_entropy=attention_entropy,
+        )
         if heads < 1 or hidden % heads:
             raise ConfigError(f"abmil: heads={heads} does not divide hidden={hidden}")
         self.embed = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU())

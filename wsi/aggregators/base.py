@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import ClassVar, Protocol
 
+import torch
 from torch import Tensor, nn
 
+from wsi.aggregators.layers import BranchHead
 from wsi.errors import BagError, BagMismatchError, ConfigError
 
 
@@ -33,7 +35,8 @@ class Output:
     Attributes:
         embedding: (B, E), one vector per bag.
         logits: (B, C), or None when built without a head.
-        attention: (sum N, H), summing to 1 within each bag and head, or None.
+        attention: (sum N, H), summing to 1 within each bag and head, or None. In training with
+            instance dropout it covers the tiles that were kept; in evaluation always all.
         evidence: exact per-tile class evidence (sum N, C), or None.
         aux_loss: a scalar the loop adds to the objective's loss, or None.
     """
@@ -43,6 +46,17 @@ class Output:
     attention: Tensor | None = None
     evidence: Tensor | None = None
     aux_loss: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class KeptTiles:
+    """A packed batch that holds some of the tiles of another; see `Packed`."""
+
+    x: Tensor
+    sizes: tuple[int, ...]
+    slide_ids: tuple[str, ...]
+    y: Tensor | None = None
+    xy0: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,20 +76,53 @@ class Aggregator(nn.Module, ABC):
     """A bag to an embedding and logits, the same alone or packed with others.
 
     Subclasses take `(dim, n_classes, *, <settings>)` and implement `aggregate`. They are
-    permutation-invariant in the tiles unless they read `xy0`.
+    permutation-invariant in the tiles unless they say that they use coordinates. One with
+    attention lists the two options below among its settings and hands them up.
+
+    Attributes:
+        uses_coordinates: the result depends on `xy0`, if the batch has it.
+        needs_head: it cannot be built without classes, so objectives on the embedding are refused.
 
     Args:
         dim: features per tile, D.
         n_classes: C, or None for no head: then the objective works on the embedding.
         embedding_dim: E.
+        instance_dropout: share of the tiles left out at random in training; at least one of each
+            bag is kept.
+        attention_entropy: weight of the negative entropy of the attention, averaged over bags and
+            heads, in the loss of training: above 0, attention spreads over more tiles. Source:
+            Zhang et al. 2024, arXiv 2406.15303 (AEM).
     """
 
-    def __init__(self, dim: int, n_classes: int | None, embedding_dim: int) -> None:
+    uses_coordinates: ClassVar[bool] = False
+    needs_head: ClassVar[bool] = False
+    head: nn.Linear | BranchHead | None
+
+    def __init__(
+        self,
+        dim: int,
+        n_classes: int | None,
+        embedding_dim: int,
+        *,
+        instance_dropout: float = 0.0,
+        attention_entropy: float = 0.0,
+    ) -> None:
         super().__init__()
         if dim < 1 or embedding_dim < 1:
             raise ConfigError(f"an aggregator of {dim} -> {embedding_dim} features is impossible")
+        if not 0 <= instance_dropout < 1:
+            raise ConfigError(
+                f"instance_dropout={instance_dropout} is no share of tiles to leave out — "
+                "give 0 or more and less than 1"
+            )
+        if not 0 <= attention_entropy < float("inf"):
+            raise ConfigError(
+                f"attention_entropy={attention_entropy} is no weight — give 0 or more"
+            )
         self.dim = dim
         self.embedding_dim = embedding_dim
+        self.instance_dropout = instance_dropout
+        self.attention_entropy = attention_entropy
         self.head = nn.Linear(embedding_dim, n_classes) if n_classes is not None else None
 
     def forward(self, batch: Packed) -> Output:
@@ -86,7 +133,15 @@ class Aggregator(nn.Module, ABC):
             BagMismatchError: the tiles do not have `dim` features, or do not fill the bags.
         """
         self._check(batch)
-        return self.aggregate(batch)
+        if not self.training:
+            return self.aggregate(batch)
+        if self.instance_dropout > 0:
+            batch = _thinned(batch, self.instance_dropout)
+        output = self.aggregate(batch)
+        if self.attention_entropy == 0 or output.attention is None:
+            return output
+        term = self.attention_entropy * _negative_entropy(output.attention, len(batch.sizes))
+        return replace(output, aux_loss=term if output.aux_loss is None else output.aux_loss + term)
 
     @abstractmethod
     def aggregate(self, batch: Packed) -> Output:
@@ -101,8 +156,21 @@ class Aggregator(nn.Module, ABC):
         return None
 
     def classify(self, embedding: Tensor) -> Tensor | None:
-        """Return logits (B, C) of embeddings (B, E), or None without a head."""
-        return self.head(embedding) if self.head is not None else None
+        """Return logits (B, C) of embeddings (B, E), or None without a head.
+
+        In the precision of the head's weights, also under autocast: it costs next to nothing for
+        one vector per bag, and losses take differences of logits.
+        """
+        if self.head is None:
+            return None
+        with torch.autocast(embedding.device.type, enabled=False):
+            return self.head(embedding.to(next(self.head.parameters()).dtype))
+
+    def linear_head(self) -> tuple[Tensor, Tensor] | None:
+        """Return W (C, E), b (C,) in which logits are linear in the embedding, or None."""
+        if isinstance(self.head, BranchHead):
+            return self.head.dense()
+        return None if self.head is None else (self.head.weight, self.head.bias)
 
     def _check(self, batch: Packed) -> None:
         if batch.x.ndim != 2 or batch.x.shape[1] != self.dim:
@@ -118,3 +186,49 @@ class Aggregator(nn.Module, ABC):
                 f"{batch.slide_ids[0]}: {len(batch.x)} tiles do not fill bags of "
                 f"{sum(batch.sizes)} — pack them with wsi.data.pack"
             )
+
+
+def needed_classes(name: str, n_classes: int | None, instead: str) -> int:
+    """Return `n_classes`, which the aggregator `name` cannot do without.
+
+    Args:
+        instead: names of aggregators to propose.
+
+    Raises:
+        ConfigError: there is none, since the objective works on the embedding.
+    """
+    if n_classes is None:
+        raise ConfigError(
+            f"aggregator '{name}' has an output per class, which an objective on the embedding "
+            "(ncmi, ncmi_softmax, ncmi_harmonic, cosine_pc, cosine_ce, dot_regression, supcon) "
+            "does not give it — use one on logits, such as ce, pc_softmax, focal or hybrid, or "
+            f"aggregator={instead}"
+        )
+    return n_classes
+
+
+def _thinned(batch: Packed, share: float) -> KeptTiles:
+    """Return the batch without a random `share` of its tiles, drawn from torch's CPU generator.
+
+    Drawn on the host, where sizes are needed to cut bags, so that a device is not waited for.
+    """
+    draws = torch.rand(sum(batch.sizes))
+    kept = draws >= share
+    parts = kept.split(batch.sizes)
+    for part, values in zip(parts, draws.split(batch.sizes), strict=True):
+        part[values.argmax()] = True  # the last that would be left out
+    rows = kept.nonzero().squeeze(1).to(batch.x.device)
+    return KeptTiles(
+        x=batch.x[rows],
+        sizes=tuple(torch.stack([part.sum() for part in parts]).tolist()),
+        slide_ids=batch.slide_ids,
+        y=batch.y,
+        xy0=None if batch.xy0 is None else batch.xy0[rows],
+    )
+
+
+def _negative_entropy(attention: Tensor, bags: int) -> Tensor:
+    """Return sum_i a_i log a_i of attention (sum N, H), averaged over bags and heads."""
+    a = attention.float()
+    least = torch.finfo(a.dtype).tiny  # the slope of a log a is infinite at 0
+    return (a * a.clamp_min(least).log()).sum() / (bags * a.shape[1])

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+_MANY = 1024  # tiles from which both halves of gated attention are one product
 _SMALL = 1 << 17  # entries of that matrix; above, a view per bag is quicker
 
 
@@ -50,6 +51,9 @@ def segment_weighted_sum(h: Tensor, weights: Tensor, sizes: Sequence[int]) -> Te
         laid = weights.new_zeros((len(sizes), len(h), heads)).index_put((owner, tile), weights)
         return torch.einsum("bnh,nhe->bhe", laid, h.unflatten(1, (heads, -1))).flatten(1)
     cut = list(sizes)
+    if heads == 1:  # the same as below, without what einsum costs beside a small bag
+        parts = zip(h.split(cut), weights.split(cut), strict=True)
+        return torch.cat([w.T @ tiles for tiles, w in parts])
     sums = [
         torch.einsum("nh,nhe->he", w, tiles.unflatten(1, (heads, -1))).flatten()
         for tiles, w in zip(h.split(cut), weights.split(cut), strict=True)
@@ -82,7 +86,57 @@ class AttentionScores(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """Return scores (sum N, H) of tiles (sum N, dim)."""
-        content = self.content(h).tanh()
-        if self.gate is not None:
-            content = content * self.gate(h).sigmoid()
-        return self.score(content)
+        if self.gate is None:
+            return self.score(self.content(h).tanh())
+        content, gate = self._both(h, self.gate)
+        return self.score(content.tanh() * gate.sigmoid())
+
+    def _both(self, h: Tensor, gate: nn.Linear) -> tuple[Tensor, Tensor]:
+        """Return V h and U h (sum N, attention_dim), of many tiles by one product.
+
+        Then h, the largest array there is, is read once; for few, joining the weights costs more.
+        """
+        if len(h) < _MANY:
+            return self.content(h), gate(h)
+        weight = torch.cat([self.content.weight, gate.weight])
+        bias = torch.cat([self.content.bias, gate.bias])
+        both = nn.functional.linear(h, weight, bias)
+        return both[:, : len(gate.weight)], both[:, len(gate.weight) :]
+
+
+def segment_branches(h: Tensor, weights: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Return (B, H, E): sum_i w_ih h_i per bag, every branch over all of E.
+
+    Args:
+        h: tile features (sum N, E).
+        weights: (sum N, H), one column per branch.
+        sizes: tiles per bag.
+    """
+    if _is_small(sizes):
+        owner, tile = _places(sizes, h.device)
+        shape = (len(sizes), len(h), weights.shape[1])
+        laid = weights.new_zeros(shape).index_put((owner, tile), weights)
+        return torch.einsum("bnh,ne->bhe", laid, h)
+    parts = zip(h.split(list(sizes)), weights.split(list(sizes)), strict=True)
+    return torch.stack([torch.einsum("nh,ne->he", w, tiles) for tiles, w in parts])
+
+
+class BranchHead(nn.Module):
+    """Logits of C embeddings, one per class: logit_c = w_c.z_c + b_c."""
+
+    def __init__(self, width: int, n_classes: int) -> None:
+        super().__init__()
+        self.each = nn.Linear(width, n_classes)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Return logits (B, C) of the embeddings laid side by side (B, C E)."""
+        branches = z.unflatten(-1, (self.each.out_features, -1))
+        return torch.einsum("...ce,ce->...c", branches, self.each.weight) + self.each.bias
+
+    def of_tiles(self, h: Tensor) -> Tensor:
+        """Return (sum N, C): w_c.h_i + b_c, the logits of a bag that holds this tile alone."""
+        return self.each(h)
+
+    def dense(self) -> tuple[Tensor, Tensor]:
+        """Return the same as one matrix: W (C, C E), zero outside its own branch, and b (C,)."""
+        return torch.block_diag(*self.each.weight.unsqueeze(1)), self.each.bias

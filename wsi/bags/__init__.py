@@ -4,6 +4,7 @@ from wsi.bags.aside import set_aside
 from wsi.bags.bag import Bag, Provenance
 from wsi.bags.base import BagStore
 from wsi.bags.convert import convert
+from wsi.bags.joined import JoinedBag, joined
 from wsi.bags.open import STORES, any_store, create_store, open_store
 from wsi.bags.packed import PackedCohort
 from wsi.bags.reuse import Earlier, Interleaved, earlier_rows, held_rows
@@ -11,6 +12,7 @@ from wsi.bags.scores import ALL_TILES, SCORES, TileFilter, beyond
 from wsi.bags.select import check_uniform
 from wsi.bags.sidecar import BagInfo
 from wsi.bags.verify import Finding, find_stale
+from wsi.bags.view import StoredBag, StoredBags
 from wsi.bags.writer import DROPPED, BagWriter
 
 __all__ = [
@@ -25,8 +27,11 @@ __all__ = [
     "Earlier",
     "Finding",
     "Interleaved",
+    "JoinedBag",
     "PackedCohort",
     "Provenance",
+    "StoredBag",
+    "StoredBags",
     "TileFilter",
     "any_store",
     "beyond",
@@ -36,6 +41,7 @@ __all__ = [
     "earlier_rows",
     "find_stale",
     "held_rows",
+    "joined",
     "open_store",
     "set_aside",
 ]

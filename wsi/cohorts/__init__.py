@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from wsi.cohorts.check import check_cohort
+from wsi.cohorts.patients import patients_of, slides_of_patients
 from wsi.cohorts.record import Record
 from wsi.cohorts.rows import SlideRow
 from wsi.cohorts.table import Cohort, match_ids, read_cohort, read_ids, read_slide_table
@@ -25,7 +26,9 @@ __all__ = [
     "SlideRow",
     "check_cohort",
     "match_ids",
+    "patients_of",
     "read_cohort",
     "read_ids",
     "read_slide_table",
+    "slides_of_patients",
 ]

@@ -7,6 +7,7 @@ from wsi.evaluation.head import Head
 from wsi.evaluation.information import NCMIMetric
 from wsi.evaluation.intervals import Score
 from wsi.evaluation.metrics import METRICS, Measure, Metric
+from wsi.evaluation.patients import by_patient
 from wsi.evaluation.predictions import (
     Predictions,
     join_labels,
@@ -23,6 +24,7 @@ __all__ = [
     "NCMIMetric",
     "Predictions",
     "Score",
+    "by_patient",
     "compare",
     "evaluate",
     "join_labels",

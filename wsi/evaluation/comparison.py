@@ -17,6 +17,7 @@ from wsi.evaluation.intervals import (
     resample,
 )
 from wsi.evaluation.metrics import Metric, defined, metric_named
+from wsi.evaluation.paired_tests import paired_tests
 from wsi.evaluation.predictions import Predictions, other_classes
 from wsi.evaluation.sample import Sample, make_sample, point, statistic
 from wsi.findings import few
@@ -74,9 +75,17 @@ def compare(
     strata = samples[base].strata
     weights = draw_weights(strata, spec)
     resampled = {name: resample(statistic(chosen, samples[name]), weights) for name in names}
+    training = {name: _training_slides(predictions) for name, predictions in runs}
 
     def differences(minus: str, of: Sequence[str]) -> list[dict[str, Any]]:
-        made = [_difference(name, minus, resampled, strata, spec) for name in of if name != minus]
+        made = []
+        for name in of:
+            if name == minus:
+                continue
+            pair = samples[name], samples[minus]
+            known = training[name] if training[name] == training[minus] else None
+            tests = paired_tests(chosen, *pair, spec.level, known)
+            made.append(_difference(name, minus, resampled, strata, spec) | {"tests": tests})
         _add_holm(made)
         return made
 
@@ -88,14 +97,52 @@ def compare(
         "reference": base,
         "level": spec.level,
         "p_from": P_FROM,
+        "scored": samples[base].unit,
         "n": samples[base].n,
         "n_patients": len(strata),
         "runs": [_run(chosen, name, samples[name], resampled[name], spec) for name in names],
         "differences": differences(base, names),
+        "by_site": _by_site(chosen, samples, base, spec),
         "accuracy_ncmi": accuracy_ncmi(samples),
         "notes": _notes(base, samples),
         **more,
     }
+
+
+def _training_slides(predictions: Predictions) -> dict[int, int] | None:
+    """Return the training slides by fold, where the predictions say."""
+    head = predictions.head
+    if head is None or not head.training_counts:
+        return None
+    return {fold: sum(counts) for fold, counts in head.training_counts.items()}
+
+
+def _by_site(
+    metric: Metric, samples: Mapping[str, Sample], base: str, spec: EvaluateSpec
+) -> list[dict[str, Any]]:
+    """Return the runs and their differences on each site alone, where there are several."""
+    sites = samples[base].sites
+    names = sorted(set(sites) - {""})
+    if len(names) < 2:
+        return []
+    found = []
+    for site in names:
+        here = {name: sample.where(sample.sites == site) for name, sample in samples.items()}
+        strata = here[base].strata
+        weights = draw_weights(strata, spec)
+        resampled = {n: resample(statistic(metric, sample), weights) for n, sample in here.items()}
+        found.append(
+            {
+                "site": site,
+                "n": here[base].n,
+                "n_patients": len(here[base].patients),
+                "runs": [_run(metric, n, here[n], resampled[n], spec) for n in here],
+                "differences": [
+                    _difference(n, base, resampled, strata, spec) for n in here if n != base
+                ],
+            }
+        )
+    return found
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -160,6 +207,11 @@ def _refuse_other_slides(base: str, first: Sample, name: str, other: Sample) -> 
             f"{base} has the classes {', '.join(first.classes)}, {name} "
             f"{other_classes(first.classes, other.classes)} — compare runs of one task, trained "
             "with one data.classes"
+        )
+    if first.unit != other.unit:
+        raise PredictionsError(
+            f"{base} predicts {first.unit}s, {name} {other.unit}s — bring the one of slides to "
+            "patients first: `wsi evaluate --level patient --out DIR` writes them"
         )
     for what, of_sample in (("slides", _slides), ("patients", _patients), ("labels", _labels)):
         mine, theirs = of_sample(first), of_sample(other)

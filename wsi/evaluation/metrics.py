@@ -89,6 +89,21 @@ def metric_named(name: str) -> Metric:
     return METRICS[name]
 
 
+def monitored(name: str) -> Callable[[Array, Array], float]:
+    """Return what training watches as a plain number; undefined is NaN, which it refuses by name.
+
+    Args:
+        name: of a metric, or `loss`, with which training only looks at its own figure.
+    """
+    metric = metric_named("auc" if name == "loss" else name)
+
+    def score(y: Array, p: Array) -> float:
+        value = metric(y, p).value
+        return float("nan") if value is None else value
+
+    return score
+
+
 def confusion_matrix(y: Array, decided: Array, C: int) -> Array:
     """Return counts (C, C), true classes in rows."""
     return np.bincount(y * C + decided, minlength=C * C).reshape(C, C)

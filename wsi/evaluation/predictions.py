@@ -7,11 +7,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from wsi.cohorts import Cohort, match_ids
+from wsi.cohorts import Cohort, SlideRow, match_ids
 from wsi.errors import PredictionsError
 from wsi.evaluation.head import Head
 from wsi.files import publish_bytes, publish_json, sha256_file
@@ -40,6 +41,7 @@ class Predictions:
         not_evaluable: slides that could not be predicted (no bag, no tile), and why.
         head: the prior that the probabilities are posteriors at, None where it is unknown.
         labels_from: which labels y_true holds, in one line; empty where nobody said.
+        slides: where rows are patients, how many slides each is predicted from; else empty.
 
     Raises:
         PredictionsError: a column is missing, a probability is not one, a label is no class, or
@@ -52,6 +54,7 @@ class Predictions:
     not_evaluable: Mapping[str, str] = field(default_factory=dict)
     head: Head | None = None
     labels_from: str = ""
+    slides: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", tuple(self.classes))
@@ -75,6 +78,11 @@ class Predictions:
         return _codes(self.table["y_pred"].tolist(), self.classes)
 
     @property
+    def unit(self) -> str:
+        """Return what a row is of: `slide`, or `patient`."""
+        return "patient" if self.slides else "slide"
+
+    @property
     def seeds(self) -> list[int]:
         """Return the seeds, sorted."""
         return sorted({int(seed) for seed in self.table["seed"]})
@@ -82,19 +90,37 @@ class Predictions:
 
 def write_predictions(predictions: Predictions, path: Path) -> None:
     """Write `path` and, last, its sidecar `<stem>.json` (classes in order, rule, hash)."""
-    publish_bytes(path, predictions.table.to_csv(index=False, lineterminator="\n").encode())
+    write_table(predictions, predictions.table, path)
+
+
+def write_table(
+    predictions: Predictions,
+    table: pd.DataFrame,
+    path: Path,
+    about: Mapping[str, Any] | None = None,
+) -> None:
+    """Write predictions as a table of more columns, and of rows for slides not evaluable.
+
+    Args:
+        table: those of `predictions.table`, and more; rows of slides that are not evaluable have
+            no probabilities, and readers leave them out.
+        about: more for the sidecar.
+    """
+    publish_bytes(path, table.to_csv(index=False, lineterminator="\n").encode())
     sidecar = {
         "schema": SCHEMA,
         "classes": list(predictions.classes),
         "decision": predictions.decision,
         "not_evaluable": dict(predictions.not_evaluable),
         "labels_from": predictions.labels_from,
-        "rows": len(predictions.table),
+        "rows": len(table),
         "sha256": sha256_file(path),
     }
     if predictions.head is not None:
         sidecar["head"] = predictions.head.to_json()
-    publish_json(path.with_suffix(".json"), sidecar)
+    if predictions.slides:
+        sidecar["slides"] = dict(predictions.slides)
+    publish_json(path.with_suffix(".json"), sidecar | dict(about or {}))
 
 
 def read_predictions(path: Path | str, classes: Sequence[str] | None = None) -> Predictions:
@@ -123,11 +149,12 @@ def read_predictions(path: Path | str, classes: Sequence[str] | None = None) -> 
     try:
         return Predictions(
             tuple(sidecar["classes"]),
-            table,
+            _evaluable(table, sidecar),
             sidecar["decision"],
             sidecar["not_evaluable"],
             sidecar["head"],
             sidecar["labels_from"],
+            sidecar["slides"],
         )
     except PredictionsError as error:
         raise PredictionsError(f"{path.name}: {error}") from error
@@ -135,6 +162,8 @@ def read_predictions(path: Path | str, classes: Sequence[str] | None = None) -> 
 
 def join_labels(predictions: Predictions, cohort: Cohort) -> Predictions:
     """Return the predictions with the labels, and missing sites, of a cohort table.
+
+    A slide whose patient is unknown, so that its own id stands there, gets that of the table.
 
     Raises:
         PredictionsError: a predicted slide is not in the cohort, has no label or another patient,
@@ -154,8 +183,11 @@ def join_labels(predictions: Predictions, cohort: Cohort) -> Predictions:
     _refuse("are not in cohort", cohort, [s for s in table["slide_id"] if s not in meant])
     _refuse("have no label in cohort", cohort, [s for s in table["slide_id"] if not meant[s].label])
     rows = [meant[slide_id] for slide_id in table["slide_id"]]
-    others = [r.slide_id for r, p in zip(rows, table["patient_id"]) if r.patient_id != p]
+    # A slide predicted without a table stands for its own patient.
+    known = table["patient_id"] != table["slide_id"]
+    others = [r.slide_id for r, p in zip(rows, table["patient_id"].where(known)) if _differs(r, p)]
     _refuse("have another patient in cohort", cohort, others)
+    table["patient_id"] = [row.patient_id for row in rows]
     table["y_true"] = [row.label or "" for row in rows]
     table["site"] = [kept or row.site or "" for kept, row in zip(table["site"], rows)]
     return replace(predictions, table=table, labels_from=cohort.labels_from)
@@ -166,6 +198,10 @@ def other_classes(classes: Sequence[str], others: Sequence[str]) -> str:
     words = ", ".join(others)
     same = sorted(others) == sorted(classes)
     return f"the same in another order: {words}" if same else words
+
+
+def _differs(row: SlideRow, patient_id: object) -> bool:
+    return isinstance(patient_id, str) and patient_id != row.patient_id
 
 
 def changed_labels(before: Predictions, after: Predictions) -> list[tuple[str, str, str]]:
@@ -195,13 +231,8 @@ def _sidecar(path: Path, classes: Sequence[str] | None) -> dict:
             raise PredictionsError(
                 f"{path.name} has no sidecar {beside.name}, so the classes are unknown — name them"
             )
-        return {
-            "classes": list(classes),
-            "decision": "as given",
-            "not_evaluable": {},
-            "head": None,
-            "labels_from": "",
-        }
+        nothing = {"not_evaluable": {}, "head": None, "labels_from": "", "slides": {}}
+        return {"classes": list(classes), "decision": "as given", **nothing}
     try:
         sidecar = json.loads(beside.read_text(encoding="utf-8"))
         known = {
@@ -209,6 +240,7 @@ def _sidecar(path: Path, classes: Sequence[str] | None) -> dict:
         }
         known["head"] = Head.from_json(sidecar["head"]) if "head" in sidecar else None
         known["labels_from"] = str(sidecar.get("labels_from", ""))
+        known["slides"] = dict(sidecar.get("slides", {}))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise PredictionsError(f"{beside.name} is no sidecar of predictions: {error}") from error
     if known["schema"] != SCHEMA:
@@ -219,6 +251,15 @@ def _sidecar(path: Path, classes: Sequence[str] | None) -> dict:
             f"not {other_classes(known['classes'], classes)}"
         )
     return known
+
+
+def _evaluable(table: pd.DataFrame, sidecar: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the rows but those of slides that the sidecar calls not evaluable, if empty."""
+    columns = [name for name in _columns(sidecar["classes"]) if name in table]
+    if not columns or "slide_id" not in table:
+        return table
+    empty = (table[columns] == "").all(axis=1)
+    return table.loc[~(empty & table["slide_id"].isin(list(sidecar["not_evaluable"])))]
 
 
 def _columns(classes: Sequence[str]) -> list[str]:

@@ -41,6 +41,7 @@ class Sample:
         strata: stratum of each patient.
         seeds: names of the runs.
         runs: rows by seed.
+        unit: what a row is of: slide or patient.
     """
 
     classes: tuple[str, ...]
@@ -51,10 +52,11 @@ class Sample:
     strata: Array
     seeds: tuple[int, ...]
     runs: tuple[Rows, ...]
+    unit: str = "slide"
 
     @property
     def n(self) -> int:
-        """Return the number of slides."""
+        """Return the number of slides, or of patients where these are predicted."""
         return len(set(self.slides))
 
     def where(self, chosen: Array) -> Sample:
@@ -122,6 +124,7 @@ def make_sample(predictions: Predictions) -> Sample:
         merge_small_strata(_main_sites(first, patients)),
         tuple(int(seed) for seed in seeds),
         tuple(_rows(part, predictions.classes, code) for part in by_seed),
+        predictions.unit,
     )
 
 

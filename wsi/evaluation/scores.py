@@ -72,6 +72,7 @@ def evaluate(
         "classes": list(sample.classes),
         "decision": predictions.decision,
         "labels_from": predictions.labels_from or None,
+        "scored": sample.unit,
         "n": sample.n,
         "n_patients": len(sample.patients),
         "level": spec.level,
@@ -154,7 +155,7 @@ def _of_one_point(metric: Metric, interval: Interval, n: int) -> str:
 def _small_classes(sample: Sample) -> list[str]:
     counts = np.bincount(sample.runs[0].y, minlength=len(sample.classes))
     small = [f"{name} ({n})" for name, n in zip(sample.classes, counts) if n < SMALL_CLASS]
-    return [f"fewer than {SMALL_CLASS} slides of {', '.join(small)}"] if small else []
+    return [f"fewer than {SMALL_CLASS} {sample.unit}s of {', '.join(small)}"] if small else []
 
 
 def _scores(sample: Sample, metrics: Sequence[Metric], spec: EvaluateSpec) -> dict[str, Any]:
@@ -280,15 +281,17 @@ def _notes(predictions: Predictions, sample: Sample) -> list[str]:
         notes.append(f"rows of other parts were left out: {listed}")
     absent = [c for k, c in enumerate(sample.classes) if not (sample.runs[0].y == k).any()]
     if absent:
-        notes.append(f"no slide of {', '.join(absent)}: it counts 0 in macro-F1")
+        notes.append(f"no {sample.unit} of {', '.join(absent)}: it counts 0 in macro-F1")
     if len(sample.runs[0].y) > sample.n:
-        notes.append("some slides are tested in several folds; intervals allow for it")
+        notes.append(f"some {sample.unit}s are tested in several folds; intervals allow for it")
     without = sorted(set(sample.slides[sample.sites == ""]))
     if without and len(without) < sample.n:
-        notes.append(f"{len(without)} slides have no site: {few(without)}")
+        notes.append(f"{len(without)} {sample.unit}s have no site: {few(without)}")
     if len(sample.seeds) == 1:
         notes.append("one seed: the spread over seeds is unknown")
     if predictions.not_evaluable:
         count = len(predictions.not_evaluable)
-        notes.append(f"{count} slides could not be evaluated and are in no figure but coverage")
+        notes.append(
+            f"{count} {sample.unit}s could not be evaluated and are in no figure but coverage"
+        )
     return notes

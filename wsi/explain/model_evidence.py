@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,7 +41,8 @@ class Evidence:
         pmi_evidence: (N, C), evidence with the class prior taken out; contrasts are taken of it.
         pmi: (N, C) of each tile alone; None where probabilities are meant under no known prior.
         drop: (N, C), how far the bag's scores fall without the tile, up to a term that all
-            classes share; NaN for a bag of one tile.
+            classes share; NaN for a bag of one tile, and where a model tells its evidence itself,
+            as it would have to be run once per tile.
         exact: whether tiles sum to the logits; otherwise `evidence` and `pmi_evidence` are
             integrated gradients of the log-probabilities, from those of an average bag to those
             of this one. `pmi` and `drop` are exact either way.
@@ -72,7 +73,8 @@ def model_evidence(
             scores that are not linear are held against it. The origin when not given.
 
     Raises:
-        ExplainError: the model's embedding is no weighted sum of tiles.
+        ExplainError: the model's embedding is no weighted sum of tiles, and it tells no evidence
+            of which its decision is made.
     """
     import torch
 
@@ -81,10 +83,7 @@ def model_evidence(
     with torch.no_grad():
         terms, output = model.tile_terms(batch), model(batch)
     if terms is None:
-        raise ExplainError(
-            f"aggregator '{model.card.aggregator}' does not sum over tiles, so no share of a tile "
-            "can be told — train abmil or mean"
-        )
+        return _told(model, batch, output)
     head = _linear_head(model, terms, output)
     if head:
         return _linear(model, terms, output, *head)
@@ -130,18 +129,15 @@ def _linear_head(
     """
     given = model.objective.linear_head()
     if given is None and model.objective.rule == "own" and output.logits is not None:
-        given = _own_head(model)
+        given = model.aggregator.linear_head()
     if given is None:
         return None
     w, b = (_numpy(part) for part in given)
     rows = np.unique(np.linspace(0, len(terms.h) - 1, _PROBES).astype(int))
     z = _concatenated(output.embedding, terms.h[rows.tolist()])
     logits, scores = _numpy(z) @ w.T + b, _scores(model, z)
-    difference = scores - logits
-    difference -= difference.mean(axis=1, keepdims=True)
-    offset = difference[0]
-    size = 1 + np.abs(scores - scores.mean(axis=1, keepdims=True)).max()
-    if np.abs(difference - offset).max() > EXACT_WITHIN * size:
+    offset = _offset(logits, scores)
+    if offset is None:
         return None
     predicted = _numpy(output.logits)[0] if output.logits is not None else logits[0]
     if model.objective.linear_head() is not None:
@@ -149,11 +145,82 @@ def _linear_head(
     return _Head(w, b, offset), predicted
 
 
-def _own_head(model: Model) -> tuple[Tensor, Tensor] | None:
-    from torch import nn
+def _told(model: Model, batch: BagBatch, output: Output) -> Evidence:
+    """Return the evidence that a model gives itself, where its logits decide."""
+    name = model.card.aggregator
+    if output.evidence is None or output.logits is None:
+        raise ExplainError(
+            f"aggregator '{name}' does not sum over tiles, so no share of a tile can be told — "
+            "train abmil, mean or additive"
+        )
+    if model.objective.linear_head() is not None:
+        raise _undecided(name)
+    alone = [_single_tiles(model, batch, start) for start in range(0, len(batch.x), _ROWS)]
+    logits, scores = (np.concatenate(parts) for parts in zip(*alone, strict=True))
+    bag, bag_scores = _numpy(output.logits), _objective_scores(model, output)
+    offset = _offset(np.concatenate([bag, logits]), np.concatenate([bag_scores, scores]))
+    if offset is None:
+        raise _undecided(name)
+    e = _numpy(output.evidence)
+    shares = output.attention
+    a = np.full(len(e), 1 / len(e)) if shares is None else _numpy(shares).mean(axis=1)
+    log_prior, known = _log_prior(model)
+    return Evidence(
+        probabilities=_numpy(model.probabilities(output))[0],
+        attention=a,
+        evidence=e,
+        pmi_evidence=pmi_evidence(e, a, log_prior, offset if known else 0.0),
+        pmi=tile_pmi(scores, log_prior) if known else None,
+        drop=np.full(e.shape, np.nan),
+        exact=True,
+        gap=float(np.abs(e.sum(axis=0) - bag[0]).max()),
+    )
 
-    head = model.aggregator.head
-    return (head.weight, head.bias) if isinstance(head, nn.Linear) else None
+
+def _undecided(name: str) -> ExplainError:
+    return ExplainError(
+        f"aggregator '{name}' tells what tiles add to its logits, and it is not these that "
+        "decide — train with objective=ce and objective.predict=own, or aggregator=abmil"
+    )
+
+
+def _single_tiles(model: Model, batch: BagBatch, start: int) -> tuple[Float64, Float64]:
+    """Return logits and scores (n, C) of bags that hold one tile each, from tile `start` on."""
+    import torch
+
+    x = batch.x[start : start + _ROWS]
+    single = replace(
+        batch,
+        x=x,
+        offsets=torch.arange(len(x) + 1),
+        slide_ids=batch.slide_ids * len(x),
+        y=None,
+        xy0=None if batch.xy0 is None else batch.xy0[start : start + _ROWS],
+    )
+    with torch.no_grad():
+        output = model(single)
+    if output.logits is None:
+        raise ExplainError(f"{batch.slide_ids[0]}: the model gives no logits of single tiles")
+    return _numpy(output.logits), _objective_scores(model, output)
+
+
+def _objective_scores(model: Model, output: Output) -> Float64:
+    import torch
+
+    with torch.no_grad():
+        return _numpy(model.objective.scores(output, model.objective.rule))
+
+
+def _offset(logits: Float64, scores: Float64) -> Float64 | None:
+    """Return (C,): what the rule adds to logits (n, C), up to a term that classes share.
+
+    None where the scores are not the logits up to such a constant and term.
+    """
+    difference = scores - logits
+    difference -= difference.mean(axis=1, keepdims=True)
+    size = 1 + np.abs(scores - scores.mean(axis=1, keepdims=True)).max()
+    near = np.abs(difference - difference[0]).max() <= EXACT_WITHIN * size
+    return difference[0] if near else None
 
 
 def _linear(

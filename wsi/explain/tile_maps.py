@@ -62,7 +62,8 @@ class TileMaps:
         evidence: (N,) nats; sums to the target's logit where exact.
         contrast: (N,) nats, the target's evidence less its rivals', the prior taken out.
         pmi: (N,) nats for the tile alone, or None.
-        leave_one_out: (N,) nats by which the contrast falls without the tile; NaN for one tile.
+        leave_one_out: (N,) nats by which the contrast falls without the tile; NaN for one tile
+            and for aggregators that would have to be run once per tile.
         exact: of evidence and contrast; the other two always are.
     """
 
@@ -93,10 +94,10 @@ class TileMaps:
             return self.pmi
         if name == "leave-one-out":
             if np.isnan(self.leave_one_out).all():
-                raise ExplainError(
-                    f"{self.slide_id}: of a bag of one tile nothing is left to compare with — "
-                    "ask for another --map"
-                )
+                why = "this aggregator would have to be run anew without each tile"
+                if len(self.xy0) == 1:
+                    why = "of a bag of one tile nothing is left to compare with"
+                raise ExplainError(f"{self.slide_id}: {why} — ask for another --map")
             return np.nan_to_num(self.leave_one_out)
         return self.contrast if name == "contrast" else self.evidence
 

@@ -12,7 +12,7 @@ from wsi.objectives.base import BagOutput, LabelledOutputs, class_logits
 from wsi.objectives.checks import require_within
 from wsi.objectives.pairs import PairObjective
 from wsi.objectives.precision import full_logits, no_autocast
-from wsi.objectives.rules import Predict, class_means
+from wsi.objectives.rules import Predict, class_means, means_of_present
 
 _MOMENTUM = 0.9  # of the centroids
 
@@ -91,8 +91,8 @@ class CMIC(PairObjective):
     def after_step(self, output: BagOutput, y: Tensor) -> None:
         """Move the centroids of the classes present towards their mean p."""
         p = full_logits(output).softmax(-1).to(self.centroids)
-        for c in y.unique():
-            mean = p[y == c].mean(0)
-            moved = self.centroids[c].lerp(mean, 1 - _MOMENTUM)
-            self.centroids[c] = torch.where(self.seen[c], moved, mean)
-            self.seen[c] = True
+        mean, present = means_of_present(p, y, self.n_classes)
+        mean = mean.to(self.centroids)
+        moved = torch.where(self.seen[:, None], self.centroids.lerp(mean, 1 - _MOMENTUM), mean)
+        self.centroids.copy_(torch.where(present, moved, self.centroids))
+        self.seen.logical_or_(present[:, 0])

@@ -58,7 +58,7 @@ class Focal(Objective):
         label = functional.one_hot(y, self.n_classes).bool()
         # 1 - p from the other classes: it keeps its digits where p is near 1, and a gradient there.
         log_rest = log_p.masked_fill(label, float("-inf")).logsumexp(-1)
-        losses = -(self._gamma * log_rest).exp() * log_p[label]
+        losses = -(self._gamma * log_rest).exp() * log_p.gather(1, y[:, None])[:, 0]
         return mean_over_bags(self.weights.to(log_p)[y] * losses, shared=self.training)
 
     def own_scores(self, output: BagOutput) -> Tensor:

@@ -152,6 +152,16 @@ def class_means(points: Tensor, y: Tensor, n_classes: int) -> Tensor:
     return members.T @ points.double() / counts[:, None]
 
 
+def means_of_present(points: Tensor, y: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
+    """Return the mean (C, M) float64 of points (n, M) per class, and whether it occurs (C, 1).
+
+    The mean of a class that does not occur is 0. No number is read back from the device.
+    """
+    members = nn.functional.one_hot(y, n_classes).double()
+    counts = members.sum(0)[:, None]
+    return members.T @ points.double() / counts.clamp_min(1), counts > 0
+
+
 def _counts(y: Tensor, n_classes: int) -> Tensor:
     """Return the bags of each class (C,), or raise TrainingError where there is none."""
     counts = torch.bincount(y, minlength=n_classes)

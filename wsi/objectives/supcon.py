@@ -12,8 +12,8 @@ from torch.nn import functional
 from wsi.objectives.base import BagOutput
 from wsi.objectives.checks import require_positive, require_within
 from wsi.objectives.heads import cosines, project_embedding
-from wsi.objectives.pairs import PairObjective, require_repeats
-from wsi.objectives.rules import Predict
+from wsi.objectives.pairs import PairObjective, masked_mean, require_repeats
+from wsi.objectives.rules import Predict, means_of_present
 
 _MOMENTUM = 0.9  # of the class directions
 
@@ -81,12 +81,12 @@ class SupCon(PairObjective):
         others = ~torch.eye(len(labels), dtype=torch.bool, device=y.device)
         positive = (labels[:, None] == labels) & others
         similarity = cosines(z, z) / self._temperature
-        anchors = positive.any(-1)
-        if not anchors.any():
+        if len(labels) < 2:
             return 0 * z.sum()
-        rest = similarity[anchors].masked_fill(~others[anchors], float("-inf")).logsumexp(-1)
-        shares = positive[anchors].to(z) / positive[anchors].sum(-1, keepdim=True)
-        return (rest - (shares * similarity[anchors]).sum(-1)).mean()
+        count = positive.sum(-1)
+        rest = similarity.masked_fill(~others, float("-inf")).logsumexp(-1)
+        pulled = (positive * similarity).sum(-1) / count.clamp_min(1)
+        return masked_mean(rest - pulled, count > 0)
 
     def own_scores(self, output: BagOutput) -> Tensor:
         """Return z.v_c / T (B, C); 0 for a class that has not been seen."""
@@ -97,10 +97,10 @@ class SupCon(PairObjective):
     def after_step(self, output: BagOutput, y: Tensor) -> None:
         """Turn the directions of the classes present towards their mean z."""
         z = functional.normalize(project_embedding(self.projection, output.embedding), dim=-1)
-        for c in y.unique():
-            mean = z[y == c].mean(0)
-            # Scores take the direction alone, so that starting from 0 needs no correction.
-            self.directions[c].lerp_(mean.to(self.directions), 1 - _MOMENTUM)
+        mean, present = means_of_present(z, y, self.n_classes)
+        # Scores take the direction alone, so that starting from 0 needs no correction.
+        moved = self.directions.lerp(mean.to(self.directions), 1 - _MOMENTUM)
+        self.directions.copy_(torch.where(present, moved, self.directions))
 
     def _views_of(self, output: BagOutput, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return projections (V B, m) and their classes (V B,)."""

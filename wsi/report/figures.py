@@ -70,7 +70,7 @@ def confusion(counts: np.ndarray, classes: Sequence[str], uid: str) -> str:
     share = np.divide(counts, total, out=np.zeros(counts.shape), where=total > 0)
     names = [_short(name) for name in classes]
     edge = max(2.85, 0.62 * C)
-    with _figure(1.05 + edge, 0.75 + edge) as figure:
+    with drawing(1.05 + edge, 0.75 + edge) as figure:
         axes = figure.subplots()
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)
@@ -91,7 +91,7 @@ def confusion(counts: np.ndarray, classes: Sequence[str], uid: str) -> str:
             colour = "white" if share[row, column] > 0.72 else _INK
             text = f"{_count(float(counts[row, column]))}\n{percent}"
             axes.text(column, row, text, ha="center", va="center", color=colour, linespacing=1.35)
-        return _svg(figure, uid, f"Confusion matrix of {C} classes: {_diagonal(counts, classes)}")
+        return as_svg(figure, uid, f"Confusion matrix of {C} classes: {_diagonal(counts, classes)}")
 
 
 def _count(value: float) -> str:
@@ -114,7 +114,7 @@ def roc(y: np.ndarray, p: np.ndarray, classes: Sequence[str], uid: str) -> str:
     """
     handles, said = [], []
     C = len(classes)
-    with _figure(4.0, 3.8 + 0.23 * C) as figure:
+    with drawing(4.0, 3.8 + 0.23 * C) as figure:
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color=_MUTED, lw=0.8, ls=(0, (2, 3)), gid="chance")
         for c, name in enumerate(classes):
@@ -133,7 +133,7 @@ def roc(y: np.ndarray, p: np.ndarray, classes: Sequence[str], uid: str) -> str:
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
         axes.set(xlabel="false positive rate", ylabel="true positive rate")
         figure.legend(handles, said, loc="outside lower center", handlelength=2.6)
-        return _svg(figure, uid, f"ROC curves, one against the rest: {'; '.join(said)}")
+        return as_svg(figure, uid, f"ROC curves, one against the rest: {'; '.join(said)}")
 
 
 def learning(
@@ -155,7 +155,7 @@ def learning(
     """
     panels = ["loss", *(["monitor"] if "monitor" in limits else [])]
     ratios = [3, 2][: len(panels)]
-    with _figure(3.5, 1.2 + 0.55 * sum(ratios)) as figure:
+    with drawing(3.5, 1.2 + 0.55 * sum(ratios)) as figure:
         every = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=ratios)
         for axes, panel in zip(every[:, 0], panels):
             for name, rows in trainings.items():
@@ -171,7 +171,7 @@ def learning(
         label = f"Loss and {monitor} by epoch, {title}" + (f": {kept}" if kept else "")
         raised = [n for n, rows in trainings.items() if any(row.get("alarms") for row in rows)]
         label += f"; alarms in {', '.join(raised)}" if raised else ""
-        return _svg(figure, uid, label)
+        return as_svg(figure, uid, label)
 
 
 def learning_limits(
@@ -238,7 +238,7 @@ def forest(
     """
     by_name = {row["name"]: row for row in differences}
     places = range(len(runs))
-    with _figure(8.4, 0.95 + 0.36 * len(runs)) as figure:
+    with drawing(8.4, 0.95 + 0.36 * len(runs)) as figure:
         left, right = figure.subplots(1, 2, sharey=True, width_ratios=[1, 1])
         right.axvline(0, color=_MUTED, lw=0.9)
         for place, run in zip(places, runs):
@@ -255,16 +255,56 @@ def forest(
             axes.tick_params(axis="y", length=0)
             axes.grid(visible=False, axis="y")
             axes.spines["left"].set_visible(False)
-        return _svg(figure, uid, f"{metric} of {len(runs)} runs, and differences to {reference}")
+        return as_svg(figure, uid, f"{metric} of {len(runs)} runs, and differences to {reference}")
 
 
-def _draw_interval(axes: Axes, score: Mapping[str, Any], place: int) -> None:
+def forest_by_site(
+    metric: str, sites: Sequence[Mapping[str, Any]], whole: Sequence[Mapping[str, Any]], uid: str
+) -> str:
+    """Return the differences of every run to the reference on each site, and on all slides.
+
+    Args:
+        metric: its title, for the axis.
+        sites: site, n and differences of each, as `wsi.evaluation.compare` gives them.
+        whole: the differences on all slides.
+    """
+    groups = [(f"{group['site']} ({group['n']})", group["differences"]) for group in sites]
+    groups.append(("all sites", whole))
+    names = [row["name"] for row in whole]
+    step = 0.8 / len(names)
+    with drawing(7.2, 1.0 + (0.26 * len(names) + 0.14) * len(groups)) as figure:
+        axes = figure.subplots()
+        axes.axvline(0, color=_MUTED, lw=0.9)
+        axes.axhline(len(groups) - 1.5, color=_RULE, lw=0.9)
+        handles = []
+        for k, name in enumerate(names):
+            colour = CLASS_COLORS[k % len(CLASS_COLORS)]
+            mark = _MARKS[k % len(_MARKS)]
+            handles.append(Line2D([], [], color=colour, marker=mark, lw=2))
+            for place, (_, differences) in enumerate(groups):
+                row = next(row for row in differences if row["name"] == name)
+                at = place + (k - (len(names) - 1) / 2) * step
+                _draw_interval(axes, row, at, colour, mark)
+        axes.set_yticks(range(len(groups)), [_short(label, 30) for label, _ in groups])
+        axes.set(ylim=(len(groups) - 0.4, -0.6), xlabel=f"difference in {metric}")
+        axes.tick_params(axis="y", length=0)
+        axes.grid(visible=False, axis="y")
+        axes.spines["left"].set_visible(False)
+        if len(names) > 1:
+            shown = [_short(name, 30) for name in names]
+            figure.legend(handles, shown, loc="outside lower center", ncols=min(3, len(names)))
+        return as_svg(figure, uid, f"Differences in {metric} on each of {len(sites)} sites")
+
+
+def _draw_interval(
+    axes: Axes, score: Mapping[str, Any], place: float, colour: str = BLUE, mark: str = "s"
+) -> None:
     if score["value"] is None:
         axes.text(0.5, place, "undefined", transform=axes.get_yaxis_transform(), va="center")
         return
     if score["low"] is not None and score["high"] is not None:
-        axes.plot([score["low"], score["high"]], [place, place], color=BLUE, lw=2)
-    axes.plot([score["value"]], [place], "s", color=BLUE, ms=6)
+        axes.plot([score["low"], score["high"]], [place, place], color=colour, lw=2)
+    axes.plot([score["value"]], [place], mark, color=colour, ms=6)
 
 
 def accuracy_ncmi(points: Sequence[Mapping[str, Any]], uid: str) -> str:
@@ -276,7 +316,7 @@ def accuracy_ncmi(points: Sequence[Mapping[str, Any]], uid: str) -> str:
     runs = list(dict.fromkeys(point["run"] for point in points))
     values = np.array([point["ncmi"] for point in points])
     several = len(points) > len(runs)
-    with _figure(5.2, 3.4 + 0.23 * len(runs)) as figure:
+    with drawing(5.2, 3.4 + 0.23 * len(runs)) as figure:
         axes = figure.subplots()
         handles = []
         for k, run in enumerate(runs):
@@ -308,11 +348,11 @@ def accuracy_ncmi(points: Sequence[Mapping[str, Any]], uid: str) -> str:
         said = "; ".join(
             f"{p['run']} seed {p['seed']}: {p['accuracy']:.3f} at {p['ncmi']:.3g}" for p in points
         )
-        return _svg(figure, uid, f"Accuracy against NCMI of {len(points)} models: {said}")
+        return as_svg(figure, uid, f"Accuracy against NCMI of {len(points)} models: {said}")
 
 
 @contextmanager
-def _figure(width: float, height: float) -> Iterator[Figure]:
+def drawing(width: float, height: float) -> Iterator[Figure]:
     """Yield an empty figure of a size in inches, drawn and saved in our style."""
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         # The browser has the letters that the font used for measuring lacks.
@@ -322,7 +362,7 @@ def _figure(width: float, height: float) -> Iterator[Figure]:
         yield figure
 
 
-def _svg(figure: Figure, uid: str, label: str) -> str:
+def as_svg(figure: Figure, uid: str, label: str) -> str:
     """Return the figure as an <svg> element with a name, whose ids begin with `uid`."""
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": uid}):

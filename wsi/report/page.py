@@ -120,11 +120,29 @@ def _comparison(comparison: Mapping[str, Any] | None) -> dict[str, Any] | None:
         f"same resampled patients; an advantage over it lies to the {better} of the line. "
         f"Bars are {level} intervals. Overlap on the left says nothing about the difference."
     )
+    shown = [_Figure(Markup(drawn), caption, wide=True), *_by_site(comparison)]
     return {
-        "table": tables.differences(comparison),
-        "figures": [_Figure(Markup(drawn), caption, wide=True), *_accuracy_ncmi(comparison)],
+        "tables": [
+            t for t in (tables.differences(comparison), tables.other_tests(comparison)) if t
+        ],
+        "figures": [*shown, *_accuracy_ncmi(comparison)],
         "notes": comparison["notes"],
     }
+
+
+def _by_site(comparison: Mapping[str, Any]) -> list[_Figure]:
+    """Return the differences on each site, where there are several."""
+    sites = comparison.get("by_site")
+    if not sites:
+        return []
+    metric = METRICS[comparison["metric"]]
+    drawn = figures.forest_by_site(metric.title, sites, comparison["differences"], "forest-site")
+    caption = (
+        f"Difference in {metric.title} to {comparison['reference']} on the slides of each site "
+        "(their number in brackets), paired and resampled by patients of that site. A site of few "
+        "patients has a wide bar or none."
+    )
+    return [_Figure(Markup(drawn), caption, wide=True)]
 
 
 def _accuracy_ncmi(comparison: Mapping[str, Any]) -> list[_Figure]:
@@ -141,6 +159,7 @@ def _run(index: int, run: RunSummary, pictures: Iterator[str]) -> dict[str, Any]
         "id": f"run-{index}",
         "name": run.name,
         "n": metrics["n"],
+        "unit": metrics.get("scored", "slide"),
         "n_patients": metrics["n_patients"],
         "level": percent(metrics["level"]),
         "replicates": metrics["replicates"],

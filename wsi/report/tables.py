@@ -41,7 +41,7 @@ def headline(metrics: Json) -> Table:
     several = metrics["ensemble"] is not None
     columns = ["Metric", f"Value [{percent(metrics['level'])} interval]"]
     columns += ["SD over seeds", "Ensemble of seeds"] if several else []
-    columns += ["Pooled over folds", "Folds", "Slides", "Patients"]
+    columns += ["Pooled over folds", "Folds", rows_title(metrics), "Patients"]
     rows = []
     for name in metrics_of(metrics):
         score = metrics[name]
@@ -71,6 +71,11 @@ def _counts(group: Json) -> tuple[Cell, Cell]:
     return Cell(str(n), n), Cell(str(patients), patients)
 
 
+def rows_title(of: Json) -> str:
+    """Return what is counted in figures: slides, or bags where each is of a whole patient."""
+    return "Bags" if of.get("scored") == "patient" else "Slides"
+
+
 def by_group(metrics: Json, kind: Literal["site", "cohort"]) -> Table | None:
     """Return the metrics of each site or cohort, the worst site marked; None without groups."""
     groups = metrics["by"].get(kind)
@@ -86,7 +91,7 @@ def by_group(metrics: Json, kind: Literal["site", "cohort"]) -> Table | None:
             for m in names
         ]
         rows.append((Cell(group), *_counts(scores), *cells))
-    columns = (kind.capitalize(), "Slides", "Patients", *(short_title(m) for m in names))
+    columns = (kind.capitalize(), rows_title(metrics), "Patients", *(short_title(m) for m in names))
     caption = f"By {kind}, with {percent(metrics['level'])} intervals"
     return Table(caption, columns, tuple(rows), tuple(notes.texts))
 
@@ -216,7 +221,8 @@ def side_by_side(runs: Sequence[RunSummary]) -> Table:
             for run in runs
         ]
         rows.append((Cell(metric_title(name)), *cells))
-    for key, title in (("n", "slides"), ("n_patients", "patients")):
+    what = " and ".join(sorted({rows_title(run.metrics).lower() for run in runs}))
+    for key, title in (("n", what), ("n_patients", "patients")):
         rows.append((Cell(title), *(Cell(str(r.metrics[key]), r.metrics[key]) for r in runs)))
     levels = ", ".join(dict.fromkeys(percent(run.metrics["level"]) for run in runs))
     columns = ("Metric", *(run.name for run in runs))
@@ -246,9 +252,38 @@ def differences(comparison: Json) -> Table:
     level = percent(comparison["level"])
     columns = ("Runs", f"Difference [{level} interval]", "p", "p (Holm)")
     caption = (
-        f"Paired differences in {title}: {comparison['n']} slides of "
+        f"Paired differences in {title}: {comparison['n']} {rows_title(comparison).lower()} of "
         f"{comparison['n_patients']} patients, the same for all runs"
     )
+    return Table(caption, columns, tuple(rows), tuple(notes.texts))
+
+
+_TESTS = {
+    "delong": "DeLong",
+    "mcnemar": "McNemar, exact",
+    "nadeau_bengio": "Nadeau-Bengio",
+}
+
+
+def other_tests(comparison: Json) -> Table | None:
+    """Return the classical tests of each difference; None where there are none."""
+    notes = Footnotes()
+    rows = []
+    for row in comparison["differences"]:
+        for name, test in row.get("tests", {}).items():
+            marks = notes.numbers(test["note"])
+            rows.append(
+                (
+                    Cell(f"{_TESTS.get(name, name)}: {row['name']} {MINUS} {row['minus']}"),
+                    Cell(interval(test, signed=True), test["value"], marks),
+                    Cell(p_value(test["p"]), test["p"]),
+                )
+            )
+    if not rows:
+        return None
+    level = percent(comparison["level"])
+    columns = ("Test", f"Difference [{level} interval]", "p")
+    caption = "Other tests of the same differences, not corrected for their number"
     return Table(caption, columns, tuple(rows), tuple(notes.texts))
 
 

@@ -68,7 +68,7 @@ def revalidated(splits: Splits, cohort: Cohort, spec: ValidationSpec, seed: int)
     for fold in splits.folds:
         learnt = [by_id[slide_id] for slide_id in (*fold.train, *fold.val)]
         learnt.sort(key=lambda row: (row.patient_id, row.slide_id))
-        chosen = _validation(learnt, spec, seed, fold.index)
+        chosen = validation_part(learnt, spec, seed, fold.index)
         train = tuple(sorted(row.slide_id for row in learnt if row.slide_id not in chosen))
         folds.append(Fold(fold.index, fold.name, train, tuple(sorted(chosen)), fold.test))
     settings = {"val": spec.model_dump(mode="json"), "leaking": spec.by == "slide"}
@@ -87,7 +87,7 @@ def _settings(spec: SplitSpec, folds: Sequence[Fold], drawn: bool) -> dict[str, 
 def _fold(index: int, cut: Cut, spec: SplitSpec) -> Fold:
     name, parts = cut
     if "val" not in parts:
-        held_out = _validation(parts["train"], spec.val, spec.seed, index)
+        held_out = validation_part(parts["train"], spec.val, spec.seed, index)
         train = [row for row in parts["train"] if row.slide_id not in held_out]
         val = [row for row in parts["train"] if row.slide_id in held_out]
         parts = {**parts, "train": train, "val": val}
@@ -175,8 +175,16 @@ def _sites(rows: Rows) -> list[str]:
     return sorted({str(row.site) for row in rows})
 
 
-def _validation(rows: Rows, spec: ValidationSpec, seed: int, index: int) -> set[str]:
-    """Return the slide ids of a validation part taken from the training rows of a fold."""
+def validation_part(rows: Rows, spec: ValidationSpec, seed: int, index: int) -> set[str]:
+    """Return the slide ids of a validation part taken from the training rows of a fold.
+
+    Args:
+        rows: sorted by patient and slide; their order enters the draw.
+        index: of the fold.
+
+    Raises:
+        CohortError: too few patients or sites for one.
+    """
     if spec.by == "site":
         sites = _sites(rows)
         if len(sites) < 2:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -38,13 +39,23 @@ class Origin:
     value: float | None
 
 
-def save(path: Path, model: Model, origin: Origin) -> None:
-    """Write `model` to `path` in one step: a reader sees the whole file or none."""
-    described = {"schema": SCHEMA, "model": asdict(model.card), "origin": asdict(origin)}
-    header = {_KEY: json.dumps(described, allow_nan=False)}
+def save(path: Path, model: Model, origin: Origin, more: Mapping[str, Any] | None = None) -> None:
+    """Write `model` to `path` in one step: a reader sees the whole file or none.
+
+    Args:
+        more: what else is described, by name; `load` passes it over.
+    """
+    own = {"schema": SCHEMA, "model": asdict(model.card), "origin": asdict(origin)}
+    header = {_KEY: json.dumps({**(more or {}), **own}, allow_nan=False)}
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     with publish(path) as temporary:
         save_file(tensors, temporary, metadata=header)
+
+
+def described(path: Path) -> dict[str, Any]:
+    """Return what a checkpoint that `load` takes says of itself."""
+    with safe_open(path, framework="pt") as handle:
+        return json.loads(handle.metadata()[_KEY])
 
 
 def load(path: Path) -> tuple[Model, Origin]:
@@ -58,18 +69,18 @@ def load(path: Path) -> tuple[Model, Origin]:
         with safe_open(path, framework="pt") as handle:
             header = handle.metadata() or {}
             state = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-        described = json.loads(header[_KEY])
-        schema = described["schema"]
+        told = json.loads(header[_KEY])
+        schema = told["schema"]
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise _unusable(path, f"not a readable checkpoint ({error})") from error
     if schema not in (SCHEMA, _FIRST):
         raise _unusable(path, f"of schema {schema!r}, not {SCHEMA!r}")
     try:
-        model = from_card(_card(described["model"]))
+        model = from_card(_card(told["model"]))
         if schema == _FIRST:
             state = _with_rules(path, state, model)
         model.load_state_dict(state)
-        origin = Origin(**described["origin"])
+        origin = Origin(**told["origin"])
     except WsiError:
         raise
     except (RuntimeError, KeyError, TypeError, ValueError) as error:
@@ -90,9 +101,9 @@ def _with_rules(path: Path, state: dict[str, Tensor], model: Model) -> dict[str,
     return today | state
 
 
-def _card(described: dict[str, Any]) -> ModelCard:
-    lists: dict[str, Any] = {name: tuple(described[name]) for name in ("classes", "class_counts")}
-    return ModelCard(**(described | lists))
+def _card(told: dict[str, Any]) -> ModelCard:
+    lists: dict[str, Any] = {name: tuple(told[name]) for name in ("classes", "class_counts")}
+    return ModelCard(**(told | lists))
 
 
 def _unusable(path: Path, reason: str) -> TrainingError:

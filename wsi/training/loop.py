@@ -8,28 +8,33 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
 
+import wsi
 from wsi.aggregators.base import Output
-from wsi.data import BagBatch, BagDataset, training_batches
+from wsi.data import BagDataset
 from wsi.errors import TrainingError
+from wsi.files import sha256_json
 from wsi.findings import few
 from wsi.objectives.temperature import fit_temperature, mean_nll
 from wsi.specs import FitSpec
 from wsi.training.alarms import alarms
+from wsi.training.average import WeightAverage
 from wsi.training.figures import as_one, epoch_figures, prediction_figures
 from wsi.training.model import Model
 from wsi.training.optimiser import adamw, learning_rate, set_rate
+from wsi.training.precision import Precision, fabric_of, precision_of
 from wsi.training.predict import evaluated
 from wsi.training.seeds import seeded
+from wsi.training.state import FitState, RandomState
+from wsi.training.step import labels_of, steps_of, take_step
 
 Score = Callable[[np.ndarray, np.ndarray], float]
 """Classes y (n,) and probabilities p (n, C) to a figure; higher is better."""
@@ -50,11 +55,13 @@ class FitResult:
             of each class. alarms: see `wsi.training.alarms`.
         best_epoch: the epoch whose weights the model has.
         monitor: the validation figure of that epoch, or None.
+        precision: in which matrices were multiplied, once `auto` is settled.
     """
 
     history: tuple[dict[str, Any], ...]
     best_epoch: int
     monitor: float | None
+    precision: Precision = "fp32"
 
 
 def fit(
@@ -67,6 +74,7 @@ def fit(
     score: Score,
     device: str = "cpu",
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    state: FitState | None = None,
 ) -> FitResult:
     """Train `model` in place and return its history.
 
@@ -83,35 +91,54 @@ def fit(
         seed: of the order of bags, tile draws and dropout.
         score: what spec.monitor means; not used with monitor=loss, which is the NLL.
         device: `cpu`, `cuda` or `cuda:<index>`.
-        on_epoch: called with each row of the history.
+        on_epoch: called with each new row of the history.
+        state: where to keep the state after each epoch, and to go on from when it is there. On a
+            CPU the result is, to the last bit, that of a fit that was never ended.
 
     Raises:
         TrainingError: a data set is empty or unlabelled, or the loss is not finite.
     """
     for part in (train, val):
         _check_labels(part, len(model.card.classes))
-    if spec.standardise:
-        model.standardise(train)
-    fabric = _fabric(device)
+    dim, embedding_dim = model.card.dim, model.aggregator.embedding_dim
+    precision = precision_of(spec.precision, torch.device(device), dim, embedding_dim)
+    fabric = fabric_of(device, precision)
     fabric.to_device(model)
     optimizer = adamw(model.parameters(), spec)
-    history: list[dict[str, Any]] = []
+    average = None if spec.ema is None else WeightAverage(model, spec.ema)
+    shown = model if average is None else average.model
     best = _Best()
+    parts = {
+        "model": model,
+        "optimizer": optimizer,
+        "best": best,
+        "random": RandomState(fabric.device),
+    }
+    if average is not None:
+        parts["average"] = average
+    history: list[dict[str, Any]] = []
 
     with seeded(seed):
-        with torch.no_grad():
-            model.objective.before_fit(_outputs(model, train, fabric))
-        for epoch in range(spec.epochs):
-            started = time.perf_counter()
+        if state is not None:
+            history = state.restore(
+                parts, _made_from(model, train, val, spec, seed, fabric, precision)
+            )
+        if not history:
+            if spec.standardise:
+                model.standardise(train)
+            with torch.no_grad():
+                model.objective.before_fit(_outputs(model, train, fabric))
+        while len(history) < spec.epochs and len(history) <= best.epoch + spec.patience:
+            epoch, started = len(history), time.perf_counter()
             row = {
                 "epoch": epoch,
-                **_train_epoch(fabric, model, optimizer, train, spec, seed, epoch),
+                **_train_epoch(fabric, model, optimizer, average, train, spec, seed, epoch),
             }
-            model.eval()
-            checked = None if val is None else _validate(model, val, fabric, spec, score, epoch)
+            shown.eval()
+            checked = None if val is None else _validate(shown, val, fabric, spec, score, epoch)
             row["val_loss"] = checked.loss if checked else None
             row["monitor"] = checked.monitor if checked else None
-            row["figures"] = checked.figures if checked else _train_figures(model, train, fabric)
+            row["figures"] = checked.figures if checked else _train_figures(shown, train, fabric)
             row["alarms"] = [
                 alarm.to_json() for alarm in alarms([*history, row], model.card.classes)
             ]
@@ -119,22 +146,53 @@ def fit(
             history.append(row)
             if on_epoch is not None:
                 on_epoch(row)
-            best.offer(model, epoch, checked)
-            if epoch - best.epoch >= spec.patience:
-                break
+            best.offer(shown, epoch, checked)
+            if state is not None:
+                state.offer(parts, history)
 
         model.load_state_dict(best.state)
         with torch.no_grad():
             val_outputs = None if val is None else _outputs(model, val, fabric)
             model.objective.after_fit(_outputs(model, train, fabric), val_outputs)
     model.eval()
-    return FitResult(tuple(history), best.epoch, best.monitor)
+    return FitResult(tuple(history), best.epoch, best.monitor, precision)
+
+
+def _made_from(
+    model: Model,
+    train: BagDataset,
+    val: BagDataset | None,
+    spec: FitSpec,
+    seed: int,
+    fabric: Fabric,
+    precision: Precision,
+) -> dict[str, str]:
+    """Return, by name, all that decides the weights but the bags' content."""
+
+    def slides(part: BagDataset | None) -> str:
+        if part is None or part.y is None:
+            return "none"
+        return sha256_json([[*part.slide_ids], part.y.tolist()])
+
+    return {
+        "wsi": wsi.__version__,
+        "torch": torch.__version__,
+        "device": fabric.device.type,
+        "precision": precision,
+        "threads": str(torch.get_num_threads()),
+        "model": sha256_json(asdict(model.card)),
+        "fit": sha256_json(spec.model_dump(mode="json", exclude={"seeds"})),
+        "seed": str(seed),
+        "training slides": slides(train),
+        "validation slides": slides(val),
+    }
 
 
 def _train_epoch(
     fabric: Fabric,
     model: Model,
     optimizer: torch.optim.Optimizer,
+    average: WeightAverage | None,
     train: BagDataset,
     spec: FitSpec,
     seed: int,
@@ -143,16 +201,15 @@ def _train_epoch(
     """Return the mean loss, the last rate and the largest gradient norm of one epoch."""
     stepper = cast(torch.optim.Optimizer, fabric.setup_optimizers(optimizer))
     steps = math.ceil(len(train) / spec.bags_per_step)
-    batches = training_batches(
-        train, bags_per_step=spec.bags_per_step, max_tiles=spec.max_tiles, seed=seed, epoch=epoch
-    )
     figures, ids, rate = [], [], 0.0
     model.train()
-    for step, batch in enumerate(batches):
+    for step, pieces in enumerate(steps_of(train, spec, fabric.device, seed, epoch)):
         rate = learning_rate(epoch * steps + step, steps, spec)
         set_rate(optimizer, rate)
-        figures.append(_step(fabric, model, stepper, batch.to(fabric.device), spec.clip))
-        ids.append(batch.slide_ids)
+        figures.append(take_step(fabric, model, stepper, pieces, spec))
+        if average is not None:
+            average.update(model)
+        ids.append([slide_id for piece in pieces for slide_id in piece.slide_ids])
 
     # Read once per epoch: looking at every loss as it comes would stall an accelerator.
     losses, norms = torch.stack(figures).double().cpu().unbind(1)
@@ -164,29 +221,6 @@ def _train_epoch(
             f"norm {norms[step]:g} — lower fit.lr, or verify these bags"
         )
     return {"train_loss": losses.mean().item(), "lr": rate, "grad_norm": norms.max().item()}
-
-
-def _step(
-    fabric: Fabric,
-    model: Model,
-    optimizer: torch.optim.Optimizer,
-    batch: BagBatch,
-    clip: float | None,
-) -> Tensor:
-    """Return the loss and the gradient norm before clipping (2,), after one optimiser step."""
-    y = _labels(batch)
-    with fabric.autocast():
-        output = model(batch)
-    loss = model.objective(output, y)
-    if output.aux_loss is not None:
-        loss = loss + output.aux_loss
-    optimizer.zero_grad()
-    fabric.backward(loss)
-    limit = math.inf if clip is None else clip
-    norm = clip_grad_norm_(model.parameters(), limit)
-    optimizer.step()
-    model.objective.after_step(_detached(output), y)
-    return torch.stack([loss.detach(), norm])
 
 
 @dataclass(frozen=True)
@@ -249,6 +283,16 @@ class _Best:
         self.monitor: float | None = None
         self._key = (-math.inf, -math.inf)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return all of it."""
+        told = {"epoch": self.epoch, "monitor": self.monitor, "key": self._key}
+        return told | {"weights": self.state}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        self.epoch, self.monitor = state_dict["epoch"], state_dict["monitor"]
+        self._key, self.state = state_dict["key"], dict(state_dict["weights"])
+
     def offer(self, model: Model, epoch: int, checked: _Checked | None) -> None:
         if checked is not None and checked.key <= self._key:
             return
@@ -261,18 +305,7 @@ class _Best:
 def _outputs(model: Model, dataset: BagDataset, fabric: Fabric) -> Iterator[tuple[Output, Tensor]]:
     """Yield the outputs and classes of all bags, from all their tiles, small bags together."""
     for batch, output in evaluated(model, dataset, fabric.device, _EVALUATED_TILES):
-        yield output, _labels(batch)
-
-
-def _labels(batch: BagBatch) -> Tensor:
-    if batch.y is None:
-        raise TrainingError(f"{', '.join(batch.slide_ids)}: no label to train on — give labels")
-    return batch.y
-
-
-def _detached(output: Output) -> Output:
-    logits = None if output.logits is None else output.logits.detach()
-    return Output(embedding=output.embedding.detach(), logits=logits)
+        yield output, labels_of(batch)
 
 
 def _check_labels(dataset: BagDataset | None, n_classes: int) -> None:
@@ -287,10 +320,3 @@ def _check_labels(dataset: BagDataset | None, n_classes: int) -> None:
             f"{dataset.slide_ids[index]} has class index {dataset.y[index]}, the model has "
             f"{n_classes} classes — check data.classes"
         )
-
-
-def _fabric(device: str) -> Fabric:
-    chosen = torch.device(device)
-    one = 1 if chosen.index is None else [chosen.index]
-    devices = 1 if chosen.type == "cpu" else one
-    return Fabric(accelerator=chosen.type, devices=devices, precision="32-true")

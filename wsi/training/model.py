@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from wsi.aggregators import AGGREGATORS
 from wsi.aggregators.base import Aggregator, Output, TileTerms
-from wsi.data import BagBatch, BagDataset
+from wsi.data import BagBatch, BagDataset, unset
 from wsi.errors import TrainingError
 from wsi.objectives import OBJECTIVES, check_objective
 from wsi.objectives.base import Objective
@@ -20,6 +20,7 @@ from wsi.specs import Config
 from wsi.training.seeds import seeded
 
 _CONSTANT = 1e-6  # a feature of smaller sd does not vary
+_BLOCK = 1 << 17  # numbers standardised at a time: they stay in the processor's own cache
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,28 @@ class Model(nn.Module):
         return self.objective.scores(output, self.objective.rule)
 
     def _standardised(self, batch: BagBatch) -> BagBatch:
-        return replace(batch, x=(batch.x - self.feature_mean) / self.feature_scale)
+        x = batch.x
+        if x.device.type == "cpu" and not x.requires_grad:
+            return replace(batch, x=self._in_blocks(x, _computed_type(self.feature_mean.dtype)))
+        return replace(
+            batch, x=(x.to(self.feature_mean.dtype) - self.feature_mean) / self.feature_scale
+        )
+
+    def _in_blocks(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return x (N, D) shifted, scaled and then rounded to `dtype`.
+
+        Not folded into weights of the first layer: rounding features before their mean is taken
+        away would cost those that vary little about a large one all their digits.
+        """
+        given = unset(len(x), x.shape[1], dtype)
+        rows = max(1, _BLOCK // x.shape[1])
+        block = self.feature_mean.new_empty((min(rows, len(x)), x.shape[1]))
+        for part, made in zip(x.split(rows), given.split(rows), strict=True):
+            wide = made if dtype == block.dtype else block[: len(part)]
+            wide.copy_(part).sub_(self.feature_mean).div_(self.feature_scale)
+            if wide is not made:
+                made.copy_(wide)
+        return given
 
     def standardise(self, train: BagDataset) -> None:
         """Set shift and scale so that training tiles have zero mean and unit sd per feature.
@@ -94,6 +116,11 @@ class Model(nn.Module):
     def probabilities(self, output: Output) -> Tensor:
         """Return class probabilities (B, C), float64."""
         return self.objective.probabilities(output)
+
+
+def _computed_type(dtype: torch.dtype) -> torch.dtype:
+    """Return the type in which the CPU multiplies matrices of `dtype` just now."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else dtype
 
 
 def build(

@@ -13,11 +13,26 @@ from wsi.specs import FitSpec
 _FUSED = ("cpu", "cuda")  # where torch has such a call
 
 
+class _OnHost(torch.optim.AdamW):
+    """AdamW that does not ask for accelerators at every step.
+
+    The question, whether a CUDA graph is being captured, looks for the driver anew each time and
+    takes as long as half a step of a small bag. The names are torch's own, of now and before.
+    """
+
+    def _accelerator_graph_capture_health_check(self) -> None:
+        pass
+
+    def _cuda_graph_capture_health_check(self) -> None:
+        pass
+
+
 def adamw(parameters: Iterable[nn.Parameter], spec: FitSpec) -> torch.optim.AdamW:
     """Return AdamW at the peak rate and weight decay of `spec`, one call for all parameters."""
     held = list(parameters)
     fused = all(p.device.type in _FUSED for p in held)
-    return torch.optim.AdamW(held, lr=spec.lr, weight_decay=spec.weight_decay, fused=fused)
+    kind = _OnHost if all(p.device.type == "cpu" for p in held) else torch.optim.AdamW
+    return kind(held, lr=spec.lr, weight_decay=spec.weight_decay, fused=fused)
 
 
 def learning_rate(step: int, steps_per_epoch: int, spec: FitSpec) -> float:

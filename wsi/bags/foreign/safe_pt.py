@@ -5,12 +5,17 @@ from __future__ import annotations
 import math
 import pickletools
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from wsi.errors import ForeignBagError, UnsafeFileError
+
+if TYPE_CHECKING:
+    import torch
 
 _MOST_INSTRUCTIONS = 1 << 16  # bytes; a plain tensor takes about 500
 _PLAIN_TENSOR = {
@@ -54,6 +59,38 @@ def read_tensor(path: Path) -> np.ndarray:
             "wrong-type",
         )
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().numpy()
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Return the named tensors of a file, out of its `state_dict` where a training run wrote one.
+
+    Raises:
+        UnsafeFileError: the file holds anything but plain tensors by name, or claims more than
+            it holds.
+        ForeignBagError: it is damaged.
+    """
+    held = check_tensor_file(path)
+    import torch
+
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except UnpicklingError as error:
+        raise UnsafeFileError(f"{path.name}: not plain tensors — refused", "pickle") from error
+    except (RuntimeError, ValueError, TypeError, KeyError, EOFError, OSError) as error:
+        raise _unreadable(path, str(error).partition("\n")[0]) from error
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    plain = isinstance(content, Mapping) and all(
+        isinstance(name, str) and type(value) is torch.Tensor for name, value in content.items()
+    )
+    if not plain or not content:
+        what = f"holds a {type(content).__name__}, not tensors by name"
+        raise UnsafeFileError(f"{path.name}: {what} — give a state dict", "object-type")
+    claimed = sum(math.prod(t.shape) * t.element_size() for t in content.values())
+    if claimed > held:
+        what = f"claims {claimed} bytes of values, where it holds {held}"
+        raise UnsafeFileError(f"{path.name}: {what} — refused; make the file again", "size-claim")
+    return {name: tensor.detach() for name, tensor in content.items()}
 
 
 def check_tensor_file(path: Path) -> int:

@@ -1,0 +1,201 @@
+"""What `wsi predict` writes, and how a rerun knows its own folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipelines.predict_models import Member, RunEnsemble
+from pipelines.rundir import holds_other_things
+from wsi.errors import ConfigError
+from wsi.evaluation import Head, Predictions, write_predictions
+from wsi.evaluation.predictions import write_table
+from wsi.files import file_name_of, publish_json, sha256_json
+
+SCHEMA = "wsi-predict/1"
+PREDICTED = "predicted"
+_MARK = "predict.json"
+_LOGS = frozenset({"predict.log", "predict.jsonl"})
+_PATHS = ("bags", "cohort_table")  # of a run's inputs: where things lay, not what they were
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What the models say of one slide.
+
+    Attributes:
+        state: `predicted`, or why it was not, as one word.
+        note: what to know about it, empty where nothing is.
+        in_training: whether models used had the slide in their training or validation part.
+        by_member: probabilities (C,) of each model used.
+    """
+
+    slide_id: str
+    patient_id: str
+    site: str
+    state: str
+    note: str
+    in_training: bool
+    by_member: Mapping[Member, np.ndarray]
+    p: np.ndarray | None = None
+    sd: np.ndarray | None = None
+    trained_folds: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class PredictDir:
+    """Paths of an output folder."""
+
+    root: Path
+
+    @property
+    def predictions(self) -> Path:
+        return self.root / "predictions.csv"
+
+    @property
+    def by_model(self) -> Path:
+        return self.root / "predictions_by_model.csv"
+
+    def page(self, slide_id: str) -> Path:
+        """Return the page of a slide."""
+        return self.root / "pages" / f"{file_name_of(slide_id)}.html"
+
+    def map(self, slide_id: str) -> Path:
+        """Return where the evidence of a slide is drawn."""
+        return self.root / "maps" / f"{file_name_of(slide_id)}.png"
+
+    def check(self, settings: Mapping[str, Any]) -> None:
+        """Raise ConfigError unless the folder is new, or holds predictions of the same models."""
+        mark = self.root / _MARK
+        if not mark.is_file():
+            if holds_other_things(self.root, _LOGS):
+                raise ConfigError(
+                    f"{self.root} is not empty and holds no predictions — give another --out"
+                )
+            return
+        try:
+            held = json.loads(mark.read_text(encoding="utf-8"))
+        except ValueError:
+            held = {}
+        changed = [key for key, value in settings.items() if held.get(key) != value]
+        if changed:
+            raise ConfigError(
+                f"{self.root} holds predictions of another run or choice of models "
+                f"({', '.join(changed)}) — give another --out"
+            )
+
+    def begin(self, settings: Mapping[str, Any]) -> None:
+        """Mark the folder as one of these models."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        publish_json(self.root / _MARK, dict(settings))
+
+
+def settings_of(models: RunEnsemble, *, out_of_fold: bool) -> dict[str, Any]:
+    """Return what all predictions of a folder have in common."""
+    return {
+        "schema": SCHEMA,
+        "run_sha256": run_hash(models),
+        "models": [{"fold": m.fold, "seed": m.seed, "sha256": m.sha256} for m in models.members],
+        "out_of_fold": out_of_fold,
+    }
+
+
+def run_hash(models: RunEnsemble) -> str:
+    """Return a hash of what the run was made from, and of the models used."""
+    inputs = {k: v for k, v in models.run_dir.read_inputs().items() if k not in _PATHS}
+    return sha256_json([inputs, sorted(m.sha256 for m in models.members)])
+
+
+def write_answers(out: PredictDir, answers: Sequence[Answer], models: RunEnsemble) -> None:
+    """Write both tables, that of the ensemble last."""
+    by_fold, together = heads(models)
+    told = {a.slide_id: f"{a.state}: {a.note}" for a in answers if a.p is None}
+    rows = [_row(a, p, models.classes, m) for a in answers for m, p in a.by_member.items()]
+    classes = models.classes
+    single = Predictions(classes, _table(rows, classes), not_evaluable=told, head=by_fold)
+    write_predictions(single, out.by_model)
+    evaluable = [_row(a, a.p, classes) for a in answers if a.p is not None]
+    decision = "largest mean probability of the models"
+    mean = Predictions(classes, _table(evaluable, classes), decision, told, together)
+    about = {"run": models.run_dir.root.name, "recipe": dict(models.bags.recipe)}
+    about |= {"encoder": dict(models.bags.encoder), "recipe_key": models.bags.key}
+    mark = json.loads((out.root / _MARK).read_text(encoding="utf-8"))
+    write_table(mean, _whole(mean, answers), out.predictions, {"predict": mark | about})
+
+
+def heads(models: RunEnsemble) -> tuple[Head | None, Head | None]:
+    """Return what the probabilities of single models are, and what their mean is.
+
+    The mean of posteriors at the priors of several trainings counts as one at their mean.
+    """
+    loaded = {m: models.model(m) for m in models.members}
+    priors = {model.objective.predicts_prior for model in loaded.values()}
+    if len(priors) > 1 or "imported" in models.run_dir.read_inputs():
+        return None, None
+    prior: Any = priors.pop()
+    counts = {m.fold: model.card.class_counts for m, model in loaded.items()}
+    summed = tuple(int(n) for n in np.sum(list(counts.values()), axis=0))
+    return Head(prior, counts), Head(prior, {0: summed})
+
+
+def _row(
+    answer: Answer, p: np.ndarray | None, classes: Sequence[str], member: Member | None = None
+) -> dict[str, Any]:
+    if member is None:
+        fold = seed = 0
+        trained = answer.in_training
+    else:
+        fold, seed, trained = member.fold, member.seed, member.fold in answer.trained_folds
+    row: dict[str, Any] = {
+        "slide_id": answer.slide_id,
+        "patient_id": answer.patient_id,
+        "site": answer.site,
+        "fold": fold,
+        "seed": seed,
+        "split": "train" if trained else "test",
+    }
+    if p is not None:
+        row |= {f"p_{name}": float(value) for name, value in zip(classes, p, strict=True)}
+    return row
+
+
+def _table(rows: Sequence[dict[str, Any]], classes: Sequence[str]) -> pd.DataFrame:
+    columns = ["slide_id", "patient_id", "site", "fold", "seed", "split"]
+    return pd.DataFrame(list(rows), columns=[*columns, *(f"p_{name}" for name in classes)])
+
+
+def _whole(mean: Predictions, answers: Sequence[Answer]) -> pd.DataFrame:
+    """Return the rows of all slides, in the order of `answers`, with what else is known of each."""
+    more = []
+    for answer in answers:
+        spread = {}
+        if answer.sd is not None and np.isfinite(answer.sd).all():
+            spread = {f"sd_{c}": float(v) for c, v in zip(mean.classes, answer.sd, strict=True)}
+        more.append(
+            {
+                "slide_id": answer.slide_id,
+                "patient_id": answer.patient_id,
+                "site": answer.site,
+                **spread,
+                "n_models": len(answer.by_member),
+                "in_training": "yes" if answer.in_training else "no",
+                "state": answer.state,
+                "note": answer.note,
+            }
+        )
+    spreads = [f"sd_{name}" for name in mean.classes]
+    extra = [*spreads, "n_models", "in_training", "state", "note"]
+    known = pd.DataFrame(more, columns=["slide_id", "patient_id", "site", *extra])
+    kept = mean.table.drop(columns=["patient_id", "site"])
+    joined = known.merge(kept, on="slide_id", how="left", validate="one_to_one")
+    for name in ("fold", "seed"):
+        joined[name] = joined[name].fillna(0).astype(int)
+    texts = ["cohort", "split", "y_true", "y_pred"]
+    joined[texts] = joined[texts].fillna("")
+    return joined.reindex(columns=[*mean.table.columns, *extra])

@@ -1,0 +1,1 @@
+"""`wsi sweep`: settings searched on validation parts, by any number of processes."""
