@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pipelines.cli import app, run_command
-from pipelines.commands import bags, learn, look, slides
+from pipelines.commands import apply, bags, judge, learn, look, slides, tables
 from pipelines.commands.base import Common
 
 if TYPE_CHECKING:
@@ -42,14 +42,22 @@ COMMANDS = {
     "bags import": bags.bags_import,
     "bags audit": bags.bags_audit,
     "bags relink": bags.bags_relink,
-    "cohort check": learn.cohort_check,
-    "splits make": learn.splits_make,
-    "splits audit": learn.splits_audit,
+    "cohort build": tables.cohort_build,
+    "cohort miniature": tables.cohort_miniature,
+    "cohort labels": tables.cohort_labels,
+    "cohort check": tables.cohort_check,
+    "splits make": tables.splits_make,
+    "splits audit": tables.splits_audit,
     "train": learn.train,
     "study": learn.study,
-    "evaluate": learn.evaluate,
-    "compare": learn.compare,
-    "explain": learn.explain,
+    "sweep": learn.sweep,
+    "evaluate": judge.evaluate,
+    "compare": judge.compare,
+    "stage": judge.stage,
+    "predict": apply.predict,
+    "explain": apply.explain,
+    "export": apply.export,
+    "model import": apply.model_import,
     "list": look.list_,
     "config show": look.config_show,
     "config schema": look.config_schema,
