@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import pytest
 
@@ -97,6 +97,11 @@ def plain(text: str) -> str:
     return " ".join(re.sub(r"[│╭╮╰╯─]|^. \* ", " ", text).split())
 
 
+def metadata(function: Callable[..., Any], name: str) -> tuple[Any, ...]:
+    """Return what stands in the annotation of a parameter beside its type."""
+    return getattr(get_type_hints(function, include_extras=True)[name], "__metadata__", ())
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_explains_every_option(command: str) -> None:
     # In a process of its own: the width of help is settled once, by whoever asked first.
@@ -111,7 +116,8 @@ def test_help_explains_every_option(command: str) -> None:
     for name, parameter in inspect.signature(function).parameters.items():
         if name == "common":
             continue
-        option = f"--{name.replace('_', '-').strip('-')}"
+        (given,) = [getattr(m, "name", ()) for m in metadata(function, name)][:1] or [()]
+        option = given[0] if given else f"--{name.replace('_', '-').strip('-')}"
         shown = option if parameter.kind is parameter.KEYWORD_ONLY else name.upper()
         if name == "settings":
             explained = "key=value"
@@ -119,7 +125,8 @@ def test_help_explains_every_option(command: str) -> None:
             found = re.search(rf"^{name}\n((?:    .+\n?)+)", doc, re.MULTILINE)
             assert found, f"{command}: {name} is not in the docstring"
             explained = " ".join(found[1].split())
-        assert explained in lines[shown]
+        assert shown in lines
+        assert explained in plain(said)
     for field in fields(Common):
         assert len(lines[f"--{field.name}"].split()) > 3
 
