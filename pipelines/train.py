@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,7 @@ def run(config: Config, options: Options, console: Console) -> int:
     publish_json(bags_record(run_dir.root), used.to_json())
     write_patients(run_dir.root, material.bag_ids, material.slides_absent, material.whole)
     cells = [
-        cell_of(config, options, run_dir, material, fold, seed)
+        cell_of(config, options, run_dir.cell(fold.index, seed), material, inputs, fold, seed)
         for fold in splits.folds
         for seed in config.fit.seeds
     ]
@@ -164,15 +164,20 @@ def inputs_of(material: Material, table: Path, splits: Splits) -> dict[str, Any]
 
 
 def cell_of(
-    config: Config, options: Options, run_dir: RunDir, material: Material, fold: Fold, seed: int
+    config: Config,
+    options: Options,
+    folder: Path,
+    material: Material,
+    inputs: Mapping[str, Any],
+    fold: Fold,
+    seed: int,
 ) -> Cell:
-    """Return one fit of a run that has begun."""
-    inputs = run_dir.read_inputs()
+    """Return one fit of a run, made from `inputs`, with its own folder."""
     return Cell(
         config=config,
         fold=fold,
         seed=seed,
-        folder=run_dir.cell(fold.index, seed),
+        folder=folder,
         bags=material.store.root,
         packed=material.packed,
         recipe_key=material.recipe_key,

@@ -73,7 +73,15 @@ class Plan:
         """Return the fits of a run of these settings in a folder."""
         run = SweepDir(root.parent).run(root.name)
         return [
-            cell_of(config, self.options, run, self.material, fold, seed)
+            cell_of(
+                config,
+                self.options,
+                run.cell(fold.index, seed),
+                self.material,
+                self.inputs,
+                fold,
+                seed,
+            )
             for fold in self.splits.folds
             for seed in config.fit.seeds
         ]

@@ -13,12 +13,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import pytest
 
 from pipelines.cli import app, run_command
-from pipelines.commands import bags, learn, look, slides
+from pipelines.commands import apply, bags, judge, learn, look, slides, tables
 from pipelines.commands.base import Common
 
 if TYPE_CHECKING:
@@ -42,14 +42,22 @@ COMMANDS = {
     "bags import": bags.bags_import,
     "bags audit": bags.bags_audit,
     "bags relink": bags.bags_relink,
-    "cohort check": learn.cohort_check,
-    "splits make": learn.splits_make,
-    "splits audit": learn.splits_audit,
+    "cohort build": tables.cohort_build,
+    "cohort miniature": tables.cohort_miniature,
+    "cohort labels": tables.cohort_labels,
+    "cohort check": tables.cohort_check,
+    "splits make": tables.splits_make,
+    "splits audit": tables.splits_audit,
     "train": learn.train,
     "study": learn.study,
-    "evaluate": learn.evaluate,
-    "compare": learn.compare,
-    "explain": learn.explain,
+    "sweep": learn.sweep,
+    "evaluate": judge.evaluate,
+    "compare": judge.compare,
+    "stage": judge.stage,
+    "predict": apply.predict,
+    "explain": apply.explain,
+    "export": apply.export,
+    "model import": apply.model_import,
     "list": look.list_,
     "config show": look.config_show,
     "config schema": look.config_schema,
@@ -89,6 +97,11 @@ def plain(text: str) -> str:
     return " ".join(re.sub(r"[│╭╮╰╯─]|^. \* ", " ", text).split())
 
 
+def metadata(function: Callable[..., Any], name: str) -> tuple[Any, ...]:
+    """Return what stands in the annotation of a parameter beside its type."""
+    return getattr(get_type_hints(function, include_extras=True)[name], "__metadata__", ())
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_explains_every_option(command: str) -> None:
     # In a process of its own: the width of help is settled once, by whoever asked first.
@@ -103,7 +116,8 @@ def test_help_explains_every_option(command: str) -> None:
     for name, parameter in inspect.signature(function).parameters.items():
         if name == "common":
             continue
-        option = f"--{name.replace('_', '-').strip('-')}"
+        (given,) = [getattr(m, "name", ()) for m in metadata(function, name)][:1] or [()]
+        option = given[0] if given else f"--{name.replace('_', '-').strip('-')}"
         shown = option if parameter.kind is parameter.KEYWORD_ONLY else name.upper()
         if name == "settings":
             explained = "key=value"
@@ -111,7 +125,8 @@ def test_help_explains_every_option(command: str) -> None:
             found = re.search(rf"^{name}\n((?:    .+\n?)+)", doc, re.MULTILINE)
             assert found, f"{command}: {name} is not in the docstring"
             explained = " ".join(found[1].split())
-        assert explained in lines[shown]
+        assert shown in lines
+        assert explained in plain(said)
     for field in fields(Common):
         assert len(lines[f"--{field.name}"].split()) > 3
 

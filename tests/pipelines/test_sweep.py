@@ -272,7 +272,7 @@ def test_a_sweep_interrupted_and_taken_further_is_the_sweep_made_at_once(
         if len(made) == 4:  # the second fit of the second trial
             raise KeyboardInterrupt
         made.append(cell.folder.name)
-        return train_cell(cell, read)
+        return train_cell(cell, read=read)
 
     given = words(shared_study, out, RATES, settings=FOLDS)
     with monkeypatch.context() as patch:
@@ -509,7 +509,7 @@ def test_a_fit_that_diverges_fails_its_trial_only(
     def diverging(cell: Any, read: Any) -> Any:
         if cell.config.fit.lr == 0.1:
             raise TrainingError("the loss of epoch 1 is not finite")
-        return train_cell(cell, read)
+        return train_cell(cell, read=read)
 
     monkeypatch.setattr(fitting, "train_cell", diverging)
     out = tmp_path / "out"

@@ -449,7 +449,7 @@ def test_the_monitor_sees_validation_labels_alone(
     def score(name: str) -> Callable[[np.ndarray, np.ndarray], float]:
         return lambda y, p: scored.append(y.tolist()) or 0.5
 
-    monkeypatch.setattr(fits, "_score", score)
+    monkeypatch.setattr(fits, "monitored", score)
     assert shared_study.train(tmp_path / "run") == 0
     placed, label = parts(tmp_path / "run"), {r.slide_id: r.label for r in shared_study.rows}
     expected = [

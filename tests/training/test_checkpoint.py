@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from wsi.aggregators import AGGREGATORS
-from wsi.data import from_arrays
+from wsi.data import ArrayBag, BagDataset, from_arrays
 from wsi.errors import TrainingError
 from wsi.objectives import OBJECTIVES
 from wsi.specs import Config
@@ -42,8 +42,12 @@ def path(tmp_path):
 @pytest.mark.parametrize("aggregator", AGGREGATORS.names())
 @pytest.mark.parametrize("objective", OBJECTIVES.names())
 def test_a_loaded_model_predicts_bit_for_bit_the_same(tmp_path, aggregator, objective):
+    if AGGREGATORS.load(aggregator).needs_head and OBJECTIVES.load(objective).wants != "logits":
+        pytest.skip(f"{aggregator} cannot be built without a head")
     rng = np.random.default_rng(0)
-    dataset = from_arrays({str(i): rng.normal(size=(9, 6)) for i in range(5)})
+    corners = np.stack(np.meshgrid(range(3), range(3)), -1).reshape(9, 2) * 512
+    bags = {str(i): ArrayBag(rng.normal(size=(9, 6)), xy0=corners) for i in range(5)}
+    dataset = BagDataset(bags.__getitem__, list(bags))
     model = model_of(aggregator, objective)
     save(tmp_path / "m.safetensors", model, ORIGIN)
     loaded, origin = load(tmp_path / "m.safetensors")

@@ -95,8 +95,9 @@ class AttentionScores(nn.Module):
         """Return V h and U h (sum N, attention_dim), of many tiles by one product.
 
         Then h, the largest array there is, is read once; for few, joining the weights costs more.
+        An exported model has one way for any number of tiles.
         """
-        if len(h) < _MANY:
+        if torch.compiler.is_compiling() or len(h) < _MANY:
             return self.content(h), gate(h)
         weight = torch.cat([self.content.weight, gate.weight])
         bias = torch.cat([self.content.bias, gate.bias])
