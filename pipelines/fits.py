@@ -233,8 +233,8 @@ def draw_line(max_tiles: int, material: Material) -> str:
     n = int(np.median(sizes))
     chance = chance_of_seeing(_RARE, n, max_tiles)
     return (
-        f"fit.max_tiles={max_tiles}: with {_RARE} positive tiles among the {n:,} of the median "
-        f"bag, an epoch sees at least one of them with a chance of {chance:.0%}"
+        f"fit.max_tiles={max_tiles}: if just {_RARE} of the {n:,} tiles of the median bag were "
+        f"positive, an epoch would see at least one of them with a chance of {chance:.0%}"
     )
 
 

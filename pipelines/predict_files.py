@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -120,13 +120,33 @@ def write_answers(out: PredictDir, answers: Sequence[Answer], models: RunEnsembl
     classes = models.classes
     single = Predictions(classes, _table(rows, classes), not_evaluable=told, head=by_fold)
     write_predictions(single, out.by_model)
-    evaluable = [_row(a, a.p, classes) for a in answers if a.p is not None]
+    fold_of = folds_of(answers, models)
+    evaluable = [
+        _row(a, a.p, classes) | {"fold": fold_of[a.slide_id]} for a in answers if a.p is not None
+    ]
     decision = "largest mean probability of the models"
+    if together is not None and by_fold is not None and any(fold_of.values()):
+        last = max(by_fold.training_counts) + 1
+        known = dict(by_fold.training_counts) | {last: together.training_counts[0]}
+        together = replace(together, training_counts=known)
     mean = Predictions(classes, _table(evaluable, classes), decision, told, together)
     about = {"run": models.run_dir.root.name, "recipe": dict(models.bags.recipe)}
     about |= {"encoder": dict(models.bags.encoder), "recipe_key": models.bags.key}
     mark = json.loads((out.root / _MARK).read_text(encoding="utf-8"))
     write_table(mean, _whole(mean, answers), out.predictions, {"predict": mark | about})
+
+
+def folds_of(answers: Sequence[Answer], models: RunEnsemble) -> dict[str, int]:
+    """Return the fold each mean prediction counts under: one whose models alone made it, or 0.
+
+    Slides that models of several folds predict together are not ranked beside those of one fold:
+    next to such they count as a fold of their own, the one after the last.
+    """
+    every = {m.fold for m in models.members}
+    made = {a.slide_id: {m.fold for m in a.by_member} for a in answers if a.p is not None}
+    single = len(every) > 1 and any(len(folds) == 1 for folds in made.values())
+    together = max(every) + 1 if single else 0
+    return {s: next(iter(f)) if single and len(f) == 1 else together for s, f in made.items()}
 
 
 def heads(models: RunEnsemble) -> tuple[Head | None, Head | None]:

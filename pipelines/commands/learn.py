@@ -30,9 +30,7 @@ def train(
     threads: Jobs = 1,
     device: str = "cpu",
     resume: Annotated[bool, Parameter(negative=())] = False,
-    track: Annotated[
-        list[TrackerName] | None, Parameter(consume_multiple=True, negative=())
-    ] = None,
+    track: Annotated[list[TrackerName] | None, Parameter(negative=())] = None,
     dry_run: Annotated[bool, Parameter(negative=())] = False,
     common: Common = COMMON,
 ) -> int:

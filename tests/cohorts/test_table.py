@@ -99,7 +99,7 @@ def test_identical_duplicates_are_merged(table):
 
 def test_without_classes_the_error_lists_the_values_found(table):
     path = table("slide_id,patient_id,label\ns1,p1,b\ns2,p2,a\ns3,p3,b\n")
-    with pytest.raises(ConfigError, match=r"holds a \(1\), b \(2\).*data\.classes=\[a, b\]"):
+    with pytest.raises(ConfigError, match=r"holds a \(1\), b \(2\).*data\.classes=\[a,b\]"):
         read_cohort(path)
     unlabelled = read_cohort(path, require_label=False)
     assert unlabelled.classes == ()

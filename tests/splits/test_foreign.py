@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from wsi.cohorts import Cohort, SlideRow
-from wsi.errors import CohortError, ConfigError
+from wsi.errors import CohortError, ConfigError, LeakageError
 from wsi.splits.foreign import read_foreign
-from wsi.splits.table import audit_splits
+from wsi.splits.table import audit_splits, read_splits
 
 SLIDES = {f"s{i}": f"p{i // 2}" for i in range(12)}  # two slides of each of six patients
 SOUND = {
@@ -182,3 +182,14 @@ def test_a_word_that_is_no_part_and_a_table_of_no_splits_are_refused(tmp_path):
     path.write_text("slide_id,label\ns0,a\n")
     with pytest.raises(ConfigError, match="no splits that are known"):
         read_foreign(path)
+
+
+@each_tool
+def test_a_sound_split_of_another_tool_trains_as_it_stands_and_a_leaky_one_does_not(tmp_path, tool):
+    (fold, *_) = read_splits(WRITERS[tool](tmp_path, SOUND), cohort()).folds
+    assert {part: list(ids) for part, ids in fold.parts().items()} == {
+        part: sorted(ids) for part, ids in SOUND.items()
+    }
+    (tmp_path / "leaky").mkdir()
+    with pytest.raises(LeakageError, match="p4"):
+        read_splits(WRITERS[tool](tmp_path / "leaky", LEAKY), cohort())

@@ -170,7 +170,7 @@ def label_column(table: Table, label: str, required: bool) -> str | None:
 def _classes_wanted(table: Table, column: str | None) -> str:
     counts = Counter(line.cells[column] for line in table.lines if column and line.cells[column])
     found = ", ".join(f"{value} ({n})" for value, n in sorted(counts.items()))
-    example = ", ".join(sorted(counts)) if len(counts) <= 20 else "..."
+    example = ",".join(sorted(counts)) if len(counts) <= 20 else "..."
     return (
         f"{table.path.name}: the order of classes is not given; column '{column}' holds "
         f"{found or 'nothing'} — set data.classes=[{example}] in the order you want"

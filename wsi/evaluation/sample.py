@@ -102,7 +102,13 @@ def make_sample(predictions: Predictions) -> Sample:
     table = predictions.table.assign(y=predictions.y, decided=predictions.decided)
     table = table.loc[table["split"].isin(["", "test"])].sort_values(by=["slide_id", "fold"])
     if table.empty:
-        raise PredictionsError("no test rows to score — give predictions with split=test")
+        parts = Counter(predictions.table["split"])
+        listed = ", ".join(f"{n} {part}" for part, n in sorted(parts.items()))
+        raise PredictionsError(
+            f"no test rows to score ({listed or 'no rows'}): slides that trained a model do not "
+            "test it — give predictions of others; `wsi predict --out-of-fold` makes them of a "
+            "run's own slides"
+        )
     unlabelled = sorted(set(table.loc[table["y"] < 0, "slide_id"]))
     if unlabelled:
         raise PredictionsError(

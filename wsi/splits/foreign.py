@@ -72,7 +72,7 @@ def read_foreign(path: Path) -> ForeignSplits | None:
         return _folder(path)
     table = read_table(path)
     lower = {column.lower(): column for column in table.columns}
-    if {"slide_id", "fold", "part"} <= set(lower):
+    if {"slide_id", "fold"} <= set(lower) or {"fold", "part"} <= set(lower):
         return None
     one = _of_lists(table, path.stem)
     if one is not None:

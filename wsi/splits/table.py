@@ -38,8 +38,9 @@ def write_splits(splits: Splits, path: Path) -> None:
 def read_splits(path: Path | str, cohort: Cohort) -> Splits:
     """Return the splits of a file, audited against the cohort.
 
-    A file without a sidecar, made by hand, is held to the strict rules. Cohort slides that a fold
-    leaves out, and a table edited since it was written, are among the findings.
+    Files and folders of other tools do as well; see `wsi.splits.foreign`. A file without a
+    sidecar, made by hand, is held to the strict rules. Cohort slides that a fold leaves out, and a
+    table edited since it was written, are among the findings.
 
     Raises:
         ConfigError: no such file or column.
@@ -140,6 +141,11 @@ def _cohort_of(foreign: ForeignSplits) -> Cohort:
 
 
 def _read(path: Path, cohort: Cohort) -> tuple[list[Fold], dict[str, Any], list[Finding]]:
+    foreign = read_foreign(path)
+    if foreign is not None:
+        folds, _, found = foreign_folds(foreign, cohort)
+        told = [finding for finding in found if finding.severity != "info"]
+        return folds, {"kind": "file"}, [*told, *_left_out(folds, cohort)]
     table = read_table(path)
     settings, findings = _sidecar(path)
     placed, problems = _placed(table, cohort)

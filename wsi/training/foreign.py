@@ -45,7 +45,7 @@ _NAMES: dict[Tool, dict[str, str]] = {
     },
 }
 _BRANCH = re.compile(r"classifiers\.(\d+)\.(weight|bias)")  # of CLAM with a branch per class
-_UNUSED = re.compile(r"instance_classifiers\.\d+\.(weight|bias)")  # a loss of training
+_UNUSED = re.compile(r"instance_classifiers\.\d+\.(weight|bias)|instance_loss_fn\..+")
 _OUTER = ("model.", "module.")  # what wrappers put before every name
 _NEEDED = (
     "embed.0.weight",
@@ -105,7 +105,10 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    found = dict(tensors)
+    # CLAM spreads its attention network over devices, which puts a word into its names.
+    found = {
+        name.replace("attention_net.module.", "attention_net."): t for name, t in tensors.items()
+    }
     for outer in _OUTER:
         if all(name.startswith(outer) for name in found):
             found = {name.removeprefix(outer): tensor for name, tensor in found.items()}

@@ -23,7 +23,8 @@ _PLAIN_TENSOR = {
     "torch FloatStorage",
     "torch HalfStorage",
     "torch BFloat16Storage",
-    "torch DoubleStorage",  # no bag holds it, which is said later, by type
+    "torch DoubleStorage",  # no bag holds these, which is said later, by type
+    "torch LongStorage",
     "collections OrderedDict",
 }
 _OTHER_CALLS = {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"}
