@@ -78,7 +78,8 @@ def test_an_output_in_half_precision_is_near_that_in_full(name):
     spec = FitSpec(bags_per_step=4)
     data = toy(4, D)
     for kind in ("fp32", "bf16"):
-        config = Config.model_validate({"aggregator": name})
+        placeless = {"position": "none"} if AGGREGATORS.load(name).uses_coordinates else {}
+        config = Config.model_validate({"aggregator": {"name": name, **placeless}})
         model = build(config, D, ["no", "yes"], [2, 2]).eval()
         (pieces,) = steps_of(data, spec, HOST, 0, 0)
         output = joined_output(fabric_of("cpu", kind), model, pieces, 1000)

@@ -122,7 +122,8 @@ def test_every_objective_goes_on_to_the_same_last_bit(tmp_path, objective):
 
 @pytest.mark.parametrize("aggregator", AGGREGATORS.names())
 def test_every_aggregator_goes_on_to_the_same_last_bit(tmp_path, aggregator):
-    config = config_of(aggregator)
+    placeless = {"position": "none"} if AGGREGATORS.load(aggregator).uses_coordinates else {}
+    config = config_of({"name": aggregator, **placeless})
     whole = trained(config, None)
     resumed = ended_and_resumed(config, tmp_path / "state.safetensors", 1, 3)
     assert resumed[2][0] == 3

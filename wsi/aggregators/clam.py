@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, one_hot
+from torch.nn.functional import cross_entropy
 
 from wsi.aggregators.base import Aggregator, Output, Packed, TileTerms, needed_classes
 from wsi.aggregators.layers import (
@@ -72,7 +72,8 @@ class InstanceClusters(nn.Module):
         layers = [(c.weight, c.bias) for c in self.classifiers if isinstance(c, nn.Linear)]
         weight, bias = (torch.stack(parts) for parts in zip(*layers, strict=True))
         scores = torch.einsum("mce,cje->mcj", tiles, weight) + bias
-        scores = scores + self.margin * (1 - one_hot(target, 2))
+        # Not one_hot, which looks at the numbers and would stall a device.
+        scores = scores + self.margin * torch.stack([target, 1 - target], -1)
         return cross_entropy(scores.flatten(0, 1), target.flatten(), reduction="none").view_as(
             target
         )

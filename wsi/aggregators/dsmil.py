@@ -92,7 +92,9 @@ class DSMIL(Aggregator):
         highest = scores.gather(0, critical)
         attention = segment_softmax(self._likeness(self.query(h), critical, batch), batch.sizes)
         z = self.dropout(segment_branches(h, attention, batch.sizes).flatten(1))
-        bag = self.bag(z)
+        with torch.autocast(z.device.type, enabled=False):  # as `classify`: losses take differences
+            bag = self.bag(z.to(self.bag.weight.dtype))
+            highest = highest.to(bag.dtype)
         return Output(
             z,
             (highest + bag) / 2,
