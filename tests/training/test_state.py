@@ -99,6 +99,9 @@ def ended_and_resumed(config, path, *ends, **more):
     return trained(config, path, weights=len(ends), **more)
 
 
+FAST = ("ce", "ncmi", "hybrid", "supcon")
+"""Objectives of every kind of state; the others are tested with `-m slow`."""
+
 NCMI = [
     {"name": "ncmi", "centroids": "learned", "centroid_lr": 0.01, "center": "ema"},
     {"name": "ncmi", "centroids": "class_mean", "center": "fixed"},
@@ -109,7 +112,13 @@ NCMI = [
 
 @pytest.mark.parametrize(
     "objective",
-    [*OBJECTIVES.names(), *NCMI],
+    [
+        *(
+            name if name in FAST else pytest.param(name, marks=pytest.mark.slow)
+            for name in OBJECTIVES.names()
+        ),
+        *NCMI,
+    ],
     ids=lambda o: o if isinstance(o, str) else "-".join(str(v) for v in o.values()),
 )
 def test_every_objective_goes_on_to_the_same_last_bit(tmp_path, objective):

@@ -243,9 +243,9 @@ def test_own_bags_join_an_archive_once_it_is_verified(archives, tmp_path, slide_
 @pytest.mark.parametrize(
     ("change", "cause"),
     [
-        (lambda tiles: tiles[..., ::-1], "blue, green, red"),
+        pytest.param(lambda tiles: tiles[..., ::-1], "blue, green, red", marks=pytest.mark.slow),
         (lambda tiles: np.roll(tiles, 1, axis=0), "different orders"),
-        (lambda tiles: 255 - tiles, "another encoder"),
+        pytest.param(lambda tiles: 255 - tiles, "another encoder", marks=pytest.mark.slow),
     ],
     ids=["bgr", "order", "other"],
 )
