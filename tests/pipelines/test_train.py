@@ -635,7 +635,7 @@ def test_the_risk_of_drawing_tiles_is_that_of_the_median_bag() -> None:
     material: Any = SimpleNamespace(store=store, bag_ids={s: s for s in sizes})
     told = draw_line(512, material)
     expected = hypergeom(10_000, 3, 512).sf(0)
-    assert "the 10,000 of the median bag" in told
+    assert "of the 10,000 tiles of the median bag" in told
     assert f"a chance of {expected:.0%}" in told
 
 
