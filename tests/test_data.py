@@ -223,3 +223,9 @@ def test_a_cached_reader_reads_once_and_keeps_within_its_bytes():
         for slide_id in "abc":
             assert cached(slide_id).features.shape == (25, 1)
     assert reads == ["a", "b", "c", "c"]
+
+
+def test_offsets_and_corners_stay_on_the_host_where_bags_are_cut():
+    batch = pack([(np.ones((3, 2), np.float32), 1, "a", np.zeros((3, 2), np.int32))]).to("meta")
+    assert {batch.x.device.type, batch.y.device.type} == {"meta"}
+    assert {batch.offsets.device.type, batch.xy0.device.type} == {"cpu"}

@@ -62,7 +62,8 @@ class BagBatch:
             host, where bags are cut, since reading them back from a device would stall it.
         y: class indices (B,) int64, or None where labels are not known.
         slide_ids: the B ids.
-        xy0: top-left corners (sum N, 2) in level-0 px, or None.
+        xy0: top-left corners (sum N, 2) in level-0 px, or None; on the host, too, where grids are
+            laid out.
     """
 
     x: Tensor
@@ -77,7 +78,7 @@ class BagBatch:
         return tuple(self.offsets.diff().tolist())
 
     def to(self, device: torch.device | str) -> BagBatch:
-        """Return the batch with its tensors, but for the offsets, on `device`.
+        """Return the batch with tiles and labels on `device`.
 
         From pinned memory they are sent without waiting for them.
         """
@@ -85,8 +86,7 @@ class BagBatch:
         def moved(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor.to(device, non_blocking=True)
 
-        x = self.x.to(device, non_blocking=True)
-        return replace(self, x=x, y=moved(self.y), xy0=moved(self.xy0))
+        return replace(self, x=self.x.to(device, non_blocking=True), y=moved(self.y))
 
     def pinned(self) -> BagBatch:
         """Return the batch in memory that an accelerator reads by itself."""
@@ -94,7 +94,7 @@ class BagBatch:
         def held(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor.pin_memory()
 
-        return replace(self, x=self.x.pin_memory(), y=held(self.y), xy0=held(self.xy0))
+        return replace(self, x=self.x.pin_memory(), y=held(self.y))
 
 
 def pack(bags: Sequence[tuple[Any, int | None, str, Any]], *, as_stored: bool = False) -> BagBatch:

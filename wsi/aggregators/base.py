@@ -217,13 +217,13 @@ def _thinned(batch: Packed, share: float) -> KeptTiles:
     parts = kept.split(batch.sizes)
     for part, values in zip(parts, draws.split(batch.sizes), strict=True):
         part[values.argmax()] = True  # the last that would be left out
-    rows = kept.nonzero().squeeze(1).to(batch.x.device)
+    rows = kept.nonzero().squeeze(1)
     return KeptTiles(
-        x=batch.x[rows],
+        x=batch.x[rows.to(batch.x.device)],
         sizes=tuple(torch.stack([part.sum() for part in parts]).tolist()),
         slide_ids=batch.slide_ids,
         y=batch.y,
-        xy0=None if batch.xy0 is None else batch.xy0[rows],
+        xy0=None if batch.xy0 is None else batch.xy0[rows.to(batch.xy0.device)],
     )
 
 
