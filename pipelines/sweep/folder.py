@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pipelines.config
-from pipelines.rundir import RunDir, differences, environment, holds_other_things
+from pipelines.rundir import RunDir, changes, environment, holds_other_things
 from wsi.errors import ConfigError
 from wsi.files import publish_json
 from wsi.specs import Config
@@ -80,7 +80,7 @@ class SweepDir:
 
     def _refuse_another(self, config: Config, inputs: dict[str, Any]) -> None:
         before = pipelines.config.read_config(self.config)
-        changed = [f"{k} {a} -> {b}" for k, a, b in differences(_fixed(before), _fixed(config))]
+        changed = changes(_fixed(before), _fixed(config))
         recorded = json.loads(self.inputs.read_text(encoding="utf-8"))
         known = [key for key in inputs if key not in _PLACES]
         changed += [key for key in known if recorded.get(key) != inputs[key]]
