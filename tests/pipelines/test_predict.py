@@ -93,6 +93,9 @@ def test_out_of_fold_a_run_predicts_its_own_slides_as_it_tested_them(
     )
     assert set(found["n_models"]) == {2}
     assert set(found["in_training"]) == {"no"}
+    # Ranked by the fold that tested them, as AUC is averaged over folds.
+    fold = pd.read_csv(shared_run / "predictions.csv").groupby("slide_id")["fold"].first()
+    assert dict(found["fold"]) == dict(fold)
     assert dict(found["patient_id"]) == {row.slide_id: row.patient_id for row in shared_study.rows}
 
 

@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from wsi.aggregators import AGGREGATORS
 from wsi.data import from_arrays
 from wsi.errors import ConfigError, ForeignBagError, UnsafeFileError
 from wsi.training.foreign import import_model
@@ -19,9 +18,6 @@ from wsi.training.predict import predict
 
 DIM, E, A = 24, 16, 8
 CLASSES = ("normal", "itc", "macro")
-BRANCHES = pytest.mark.skipif(
-    "abmil_mb" not in AGGREGATORS.names(), reason="no aggregator with a branch per class"
-)
 
 
 class Gated(nn.Module):
@@ -120,7 +116,6 @@ def test_a_model_predicts_as_in_its_own_tool(
     assert_same(theirs, saved(tmp_path / "model.pt", theirs), tool, "abmil")
 
 
-@BRANCHES
 @pytest.mark.parametrize("gated", [True, False])
 def test_a_branch_per_class_predicts_as_in_clam(tmp_path: Path, gated: bool) -> None:
     theirs = Theirs("clam", gated=gated, dropout=True, multi=True)
@@ -135,6 +130,17 @@ def test_wrapped_names_state_dicts_of_runs_and_safetensors_are_read(tmp_path: Pa
     assert_same(theirs, tmp_path / "model.safetensors", "mil-lab", "abmil")
     torch.save({"state_dict": state}, tmp_path / "run.pt")
     assert_same(theirs, tmp_path / "run.pt", "mil-lab", "abmil")
+
+
+def test_clams_names_on_several_devices_and_its_svm_loss_are_read(tmp_path: Path) -> None:
+    theirs = Theirs("clam", gated=True, dropout=True)
+    state = {
+        name.replace("attention_net.", "attention_net.module."): tensor
+        for name, tensor in theirs.state_dict().items()
+    }
+    state["instance_loss_fn.labels"] = torch.arange(2)
+    torch.save(state, tmp_path / "model.pt")
+    assert_same(theirs, tmp_path / "model.pt", "clam", "abmil")
 
 
 def test_what_is_left_out_is_named_with_its_reason(tmp_path: Path) -> None:
