@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from wsi.evaluation.calibration import reliability
 from wsi.evaluation.information_scores import information
 from wsi.evaluation.intervals import (
     FEW_PATIENTS,
@@ -81,6 +82,7 @@ def evaluate(
         "per_class": _per_class(sample),
         "information": information(sample, predictions.head, weights, spec.level),
         "confusion": _confusion(sample),
+        "reliability": reliability(sample, weights, spec.level),
         "seeds": _seeds(sample, chosen),
         "ensemble": _scores(sample.ensemble(), chosen, spec) if several else None,
         "folds": _folds(sample, chosen),
