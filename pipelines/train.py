@@ -31,6 +31,7 @@ from pipelines.workers import check_device
 from wsi.aggregators import check_aggregator
 from wsi.cohorts import Cohort
 from wsi.evaluation import Head, Predictions, join_labels, write_predictions
+from wsi.evaluation.validated import Calibration, fit_name
 from wsi.files import collect_temporaries, publish_json, sha256_file, sha256_json
 from wsi.objectives import OBJECTIVES, check_objective
 from wsi.specs import Config
@@ -198,12 +199,25 @@ def unlabelled_predictions(cells: Sequence[Cell], material: Material) -> Predict
     classes = material.cohort.classes
     counts = material.bag_ids.counts()
     made = out_of_fold(tables, material.cohort, classes, material.absent, counts)
-    return replace(made, head=_head(cells, len(classes)))
-
-
-def _head(cells: Sequence[Cell], C: int) -> Head | None:
-    """Return what the predictions of the cells are, as the cells say."""
     done = [json.loads((cell.folder / "done.json").read_text(encoding="utf-8")) for cell in cells]
+    head = _head(cells, done, len(classes))
+    ordered = any(cell.config.data.ordered for cell in cells)
+    return replace(made, head=head, ordered=ordered, calibration=_calibration(cells, done))
+
+
+def _calibration(
+    cells: Sequence[Cell], done: Sequence[Mapping[str, Any]]
+) -> dict[str, Calibration]:
+    """Return what validation settled for each cell; nothing of cells made before that was kept."""
+    return {
+        fit_name(cell.fold.index, cell.seed): Calibration.from_json(one["calibration"])
+        for cell, one in zip(cells, done, strict=True)
+        if "calibration" in one
+    }
+
+
+def _head(cells: Sequence[Cell], done: Sequence[Mapping[str, Any]], C: int) -> Head | None:
+    """Return what the predictions of the cells are, as the cells say."""
     priors = [one.get("predicts_prior", UNKNOWN_PRIOR) for one in done]
     training = {c.fold.index: Counter(c.labels[s] for s in c.fold.train) for c in cells}
     return head_of(priors, training, C)

@@ -198,6 +198,11 @@ class DataSpec(ScoreLimits):
 
     label: str = Field(default="label", description="label column of the cohort table")
     classes: tuple[str, ...] | None = Field(default=None, description="class names, in order")
+    ordered: bool = Field(
+        default=False,
+        description="classes are grades, from the least to the most severe: quadratic kappa is "
+        "scored, too",
+    )
     bag: Literal["slide", "patient"] = Field(
         default="slide",
         description="what one bag is of: a slide, or all slides of a patient, which must have "

@@ -54,7 +54,9 @@ def intervals_of(design: Design, cohorts: range, replicates: int) -> list[Record
         weights = draw_weights(sample.strata, spec)
         record: Record = {}
         for name in METRIC_NAMES:
-            found = bootstrap(statistic(METRICS[name], sample), weights, sample.strata, LEVEL)
+            found = bootstrap(
+                statistic(METRICS[name], sample), weights, sample.strata, LEVEL, sample.sizes
+            )
             record[name] = (found.value, found.low, found.high)
         records.append(record)
     return records

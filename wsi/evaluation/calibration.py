@@ -1,14 +1,17 @@
-"""Do probabilities mean what they say: reliability by bins of confidence."""
+"""Do probabilities mean what they say: reliability by bins, and probabilities at a temperature."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from wsi.evaluation.intervals import Statistic, bootstrap
 from wsi.evaluation.metrics import ECE_BINS, calibration_bin, defined, ratio
-from wsi.evaluation.sample import Sample
+from wsi.evaluation.sample import Rows, Sample
+from wsi.evaluation.validated import Calibration, at_temperature, fit_name
 
 Array = np.ndarray
 
@@ -27,7 +30,7 @@ def reliability(sample: Sample, weights: Array, level: float) -> list[dict[str, 
     bins = []
     for b in np.flatnonzero(n.sum(axis=0)):
         rate = _rate(right[:, b], n[:, b])
-        found = bootstrap(rate, weights, sample.strata, level)
+        found = bootstrap(rate, weights, sample.strata, level, sample.sizes)
         known = found.low < found.high  # False for NaN, too
         bins.append(
             {
@@ -42,6 +45,37 @@ def reliability(sample: Sample, weights: Array, level: float) -> list[dict[str, 
             }
         )
     return bins
+
+
+def temperatures_of(
+    sample: Sample, calibration: Mapping[str, Calibration]
+) -> tuple[dict[str, float | None], str]:
+    """Return the temperature of each fit of a sample, and why some have none, else nothing."""
+    folds = np.unique(sample.runs[0].fold)
+    fits = [fit_name(int(fold), seed) for fold in folds for seed in sample.seeds]
+    if not calibration:
+        return {}, "the predictions come without temperatures"
+    found = {fit: calibration[fit].temperature if fit in calibration else None for fit in fits}
+    lacking = [fit for fit, t in found.items() if t is None]
+    if not lacking:
+        return found, ""
+    first = calibration[lacking[0]].reason if lacking[0] in calibration else "not known"
+    return found, f"{len(lacking)} of {len(fits)} fits have no temperature: {lacking[0]}, {first}"
+
+
+def at_temperatures(sample: Sample, temperatures: Mapping[str, float | None]) -> Sample:
+    """Return the sample with the probabilities of each fold and seed at its own temperature."""
+    runs = [_softened(r, seed, temperatures) for r, seed in zip(sample.runs, sample.seeds)]
+    return replace(sample, runs=tuple(runs))
+
+
+def _softened(rows: Rows, seed: int, temperatures: Mapping[str, float | None]) -> Rows:
+    p = rows.p.copy()
+    for fold in np.unique(rows.fold):
+        t = temperatures[fit_name(int(fold), seed)]
+        if t is not None:
+            p[rows.fold == fold] = at_temperature(rows.p[rows.fold == fold], t)
+    return replace(rows, p=p)
 
 
 def _by_patient(sample: Sample) -> tuple[Array, Array, Array]:

@@ -85,7 +85,7 @@ def compare(
             pair = samples[name], samples[minus]
             known = training[name] if training[name] == training[minus] else None
             tests = paired_tests(chosen, *pair, spec.level, known)
-            made.append(_difference(name, minus, resampled, strata, spec) | {"tests": tests})
+            made.append(_difference(name, minus, resampled, samples[base], spec) | {"tests": tests})
         _add_holm(made)
         return made
 
@@ -138,7 +138,7 @@ def _by_site(
                 "n_patients": len(here[base].patients),
                 "runs": [_run(metric, n, here[n], resampled[n], spec) for n in here],
                 "differences": [
-                    _difference(n, base, resampled, strata, spec) for n in here if n != base
+                    _difference(n, base, resampled, here[base], spec) for n in here if n != base
                 ],
             }
         )
@@ -157,7 +157,7 @@ def holm(p: Sequence[float]) -> list[float]:
 def _run(
     metric: Metric, name: str, sample: Sample, resampled: Resampled, spec: EvaluateSpec
 ) -> dict[str, Any]:
-    interval = interval_of(resampled, sample.strata, spec.level)
+    interval = interval_of(resampled, sample.strata, spec.level, sample.sizes)
     values = [point(metric, sample.of_seed(k)) for k in range(len(sample.seeds))]
     return {
         "name": name,
@@ -174,10 +174,12 @@ def _difference(
     name: str,
     base: str,
     resampled: Mapping[str, Resampled],
-    strata: np.ndarray,
+    sample: Sample,
     spec: EvaluateSpec,
 ) -> dict[str, Any]:
-    interval = interval_of(resampled[name] - resampled[base], strata, spec.level)
+    interval = interval_of(
+        resampled[name] - resampled[base], sample.strata, spec.level, sample.sizes
+    )
     p = None
     if not np.isnan(interval.low):
         farther = np.abs(interval.replicates - interval.value) >= abs(interval.value)

@@ -59,6 +59,7 @@ def by_patient(predictions: Predictions, rule: PatientRule = "mean") -> Predicti
         decision=f"largest probability of the patient, {_WORDS[rule]}",
         not_evaluable={},
         head=None,
+        calibration={},  # that of slides: a patient's probabilities are others
         slides=_slide_counts(table),
     )
 

@@ -15,6 +15,7 @@ import pandas as pd
 from wsi.cohorts import Cohort, SlideRow, match_ids
 from wsi.errors import PredictionsError
 from wsi.evaluation.head import Head
+from wsi.evaluation.validated import Calibration
 from wsi.files import publish_bytes, publish_json, sha256_file
 from wsi.findings import few
 from wsi.registry import suggest
@@ -42,6 +43,9 @@ class Predictions:
         head: the prior that the probabilities are posteriors at, None where it is unknown.
         labels_from: which labels y_true holds, in one line; empty where nobody said.
         slides: where rows are patients, how many slides each is predicted from; else empty.
+        ordered: the classes are grades, from the least to the most severe.
+        calibration: what the validation part of each fit settled, by `fit_name`; empty where
+            nothing is known.
 
     Raises:
         PredictionsError: a column is missing, a probability is not one, a label is no class, or
@@ -55,6 +59,8 @@ class Predictions:
     head: Head | None = None
     labels_from: str = ""
     slides: Mapping[str, int] = field(default_factory=dict)
+    ordered: bool = False
+    calibration: Mapping[str, Calibration] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", tuple(self.classes))
@@ -120,6 +126,10 @@ def write_table(
         sidecar["head"] = predictions.head.to_json()
     if predictions.slides:
         sidecar["slides"] = dict(predictions.slides)
+    if predictions.ordered:
+        sidecar["ordered"] = True
+    if predictions.calibration:
+        sidecar["calibration"] = {k: one.to_json() for k, one in predictions.calibration.items()}
     publish_json(path.with_suffix(".json"), sidecar | dict(about or {}))
 
 
@@ -155,6 +165,8 @@ def read_predictions(path: Path | str, classes: Sequence[str] | None = None) -> 
             sidecar["head"],
             sidecar["labels_from"],
             sidecar["slides"],
+            sidecar["ordered"],
+            sidecar["calibration"],
         )
     except PredictionsError as error:
         raise PredictionsError(f"{path.name}: {error}") from error
@@ -232,6 +244,7 @@ def _sidecar(path: Path, classes: Sequence[str] | None) -> dict:
                 f"{path.name} has no sidecar {beside.name}, so the classes are unknown — name them"
             )
         nothing = {"not_evaluable": {}, "head": None, "labels_from": "", "slides": {}}
+        nothing |= {"ordered": False, "calibration": {}}
         return {"classes": list(classes), "decision": "as given", **nothing}
     try:
         sidecar = json.loads(beside.read_text(encoding="utf-8"))
@@ -241,6 +254,9 @@ def _sidecar(path: Path, classes: Sequence[str] | None) -> dict:
         known["head"] = Head.from_json(sidecar["head"]) if "head" in sidecar else None
         known["labels_from"] = str(sidecar.get("labels_from", ""))
         known["slides"] = dict(sidecar.get("slides", {}))
+        known["ordered"] = bool(sidecar.get("ordered", False))
+        settled = sidecar.get("calibration", {})
+        known["calibration"] = {k: Calibration.from_json(one) for k, one in settled.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise PredictionsError(f"{beside.name} is no sidecar of predictions: {error}") from error
     if known["schema"] != SCHEMA:

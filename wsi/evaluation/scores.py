@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from wsi.evaluation.calibration import reliability
+from wsi.evaluation.calibration import at_temperatures, reliability, temperatures_of
 from wsi.evaluation.information_scores import information
 from wsi.evaluation.intervals import (
     FEW_PATIENTS,
@@ -26,6 +26,7 @@ from wsi.evaluation.metrics import (
     metric_named,
     per_class,
 )
+from wsi.evaluation.operating_points import operating_points
 from wsi.evaluation.predictions import Predictions
 from wsi.evaluation.sample import Sample, lacking_a_class, make_sample, point, statistic
 from wsi.findings import few
@@ -43,13 +44,16 @@ HEADLINE = (
     "brier",
     "ece",
 )
-"""What is scored by default; quadratic_kappa is for ordered classes only."""
+"""What is scored by default; for ordered classes `ORDERED`."""
+
+ORDERED = (*HEADLINE[:2], "quadratic_kappa", *HEADLINE[2:])
+CALIBRATED = ("nll", "brier", "ece")
 
 
 def evaluate(
     predictions: Predictions,
     spec: EvaluateSpec | None = None,
-    metrics: Sequence[str] = HEADLINE,
+    metrics: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Return all scores of the test rows, ready for metrics.json: numbers, text and None.
 
@@ -58,12 +62,16 @@ def evaluate(
     the folds where they are defined, with the pooled value beside. Intervals are patient-clustered
     bootstrap intervals; they say nothing about the spread over seeds, which is `seeds_sd`.
 
+    Args:
+        metrics: names; when not given `HEADLINE`, with quadratic_kappa where classes are ordered.
+
     Raises:
         PredictionsError: no test rows, missing labels, or seeds over different slides.
         UnknownNameError: an unknown metric.
     """
     spec = spec or EvaluateSpec()
-    chosen = [metric_named(name) for name in metrics]
+    names = metrics or (ORDERED if predictions.ordered else HEADLINE)
+    chosen = [metric_named(name) for name in names]
     sample = make_sample(predictions)
     by = {name: _by(name, sample, chosen, spec) for name in ("site", "cohort")}
     several = len(sample.seeds) > 1
@@ -71,6 +79,7 @@ def evaluate(
     return {
         "schema": SCHEMA,
         "classes": list(sample.classes),
+        "ordered": predictions.ordered,
         "decision": predictions.decision,
         "labels_from": predictions.labels_from or None,
         "scored": sample.unit,
@@ -83,6 +92,8 @@ def evaluate(
         "information": information(sample, predictions.head, weights, spec.level),
         "confusion": _confusion(sample),
         "reliability": reliability(sample, weights, spec.level),
+        "calibrated": _calibrated(predictions, sample, spec),
+        "operating_points": operating_points(sample, predictions.calibration, weights, spec.level),
         "seeds": _seeds(sample, chosen),
         "ensemble": _scores(sample.ensemble(), chosen, spec) if several else None,
         "folds": _folds(sample, chosen),
@@ -111,7 +122,7 @@ class _Draw:
         """Return the metric with its interval."""
         sample = self.sample
         interval = bootstrap(
-            statistic(metric, sample), self.weights, sample.strata, self.spec.level
+            statistic(metric, sample), self.weights, sample.strata, self.spec.level, sample.sizes
         )
         return Score(
             metric.name,
@@ -187,6 +198,16 @@ def _headline(sample: Sample, metrics: Sequence[Metric], spec: EvaluateSpec) -> 
             score["folds"] = len(per_fold)
             score["pooled"] = defined(point(metric, sample.pooled()))
     return scores
+
+
+def _calibrated(predictions: Predictions, sample: Sample, spec: EvaluateSpec) -> dict[str, Any]:
+    """Return the calibration metrics at the temperatures that validation settled."""
+    temperatures, reason = temperatures_of(sample, predictions.calibration)
+    found: dict[str, Any] = {"temperatures": temperatures, "reason": reason}
+    if reason:
+        return found | dict.fromkeys(CALIBRATED)
+    metrics = [metric_named(name) for name in CALIBRATED]
+    return found | _headline(at_temperatures(sample, temperatures), metrics, spec)
 
 
 def _sd(values: Sequence[float]) -> float | None:
