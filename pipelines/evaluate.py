@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -39,6 +39,7 @@ class Options:
         label: its column, when not that of the run.
         level: what is scored: slides, or patients by the predictions of all their slides.
         patient_rule: how slides become a patient, when not as the run's settings say.
+        ordered: the classes are grades, though the predictions may not say so.
     """
 
     by: tuple[str, ...] = ()
@@ -48,6 +49,7 @@ class Options:
     replicates: int = 2000
     level: Literal["slide", "patient"] = "slide"
     patient_rule: PatientRule | None = None
+    ordered: bool = False
 
 
 def run(sources: Sequence[Path], options: Options, console: Console) -> int:
@@ -63,6 +65,8 @@ def run(sources: Sequence[Path], options: Options, console: Console) -> int:
     results, said = {}, set()
     for name, source, path in zip(names, sources, targets, strict=True):
         predictions = load_predictions(source)
+        if options.ordered:
+            predictions = replace(predictions, ordered=True)
         if cohort is not None:
             predictions = _relabelled(predictions, cohort, options.label, source, console)
         more = {}

@@ -118,7 +118,15 @@ def write_answers(out: PredictDir, answers: Sequence[Answer], models: RunEnsembl
     told = {a.slide_id: f"{a.state}: {a.note}" for a in answers if a.p is None}
     rows = [_row(a, p, models.classes, m) for a in answers for m, p in a.by_member.items()]
     classes = models.classes
-    single = Predictions(classes, _table(rows, classes), not_evaluable=told, head=by_fold)
+    ordered = models.ordered
+    single = Predictions(
+        classes,
+        _table(rows, classes),
+        not_evaluable=told,
+        head=by_fold,
+        ordered=ordered,
+        calibration=models.calibration,
+    )
     write_predictions(single, out.by_model)
     fold_of = folds_of(answers, models)
     evaluable = [
@@ -129,7 +137,9 @@ def write_answers(out: PredictDir, answers: Sequence[Answer], models: RunEnsembl
         last = max(by_fold.training_counts) + 1
         known = dict(by_fold.training_counts) | {last: together.training_counts[0]}
         together = replace(together, training_counts=known)
-    mean = Predictions(classes, _table(evaluable, classes), decision, told, together)
+    mean = Predictions(
+        classes, _table(evaluable, classes), decision, told, together, ordered=ordered
+    )
     about = {"run": models.run_dir.root.name, "recipe": dict(models.bags.recipe)}
     about |= {"encoder": dict(models.bags.encoder), "recipe_key": models.bags.key}
     mark = json.loads((out.root / _MARK).read_text(encoding="utf-8"))

@@ -46,15 +46,18 @@ def show_metrics(
         groups = metrics["by"].get(kind, {})
         if single or len(groups) > 1:
             parts |= {f"{kind} {name}": group for name, group in groups.items()}
-    rows = [[name, *_row(part)] for name, part in parts.items()]
-    console.table(["part", "n", "patients", *SHOWN], rows, title)
+    shown = shown_metrics(metrics)
+    rows = [[name, *_row(part, shown)] for name, part in parts.items()]
+    console.table(["part", "n", "patients", *shown], rows, title)
     told = []
     if metrics.get("labels_from"):
         console.say(f"labels: {metrics['labels_from']}")
     console.say(information_line(metrics["information"]))
+    if line := calibration_line(metrics):
+        console.say(line)
     if metrics["information"]["as_predicted"] is None:
         told.append(f"the probabilities are {metrics['information']['probabilities']}")
-    if any(_is_point(part[m]) for part in parts.values() for m in SHOWN):
+    if any(_is_point(part[m]) for part in parts.values() for m in shown):
         told.append(
             "an interval of one point: all replicates are equal, as no misranked pair or wrong "
             "decision was seen; so few slides do not show that there are none"
@@ -86,9 +89,28 @@ def information_line(found: dict[str, Any]) -> str:
     )
 
 
-def _row(scores: dict[str, Any]) -> list[str]:
-    first = scores[SHOWN[0]]
-    return [str(first["n"]), str(first["n_patients"]), *(interval(scores[m]) for m in SHOWN)]
+def shown_metrics(metrics: dict[str, Any]) -> list[str]:
+    """Return the metrics that are printed; quadratic kappa where classes are ordered."""
+    return [*SHOWN, *(("quadratic_kappa",) if "quadratic_kappa" in metrics else ())]
+
+
+def _row(scores: dict[str, Any], shown: Sequence[str]) -> list[str]:
+    first = scores[shown[0]]
+    return [str(first["n"]), str(first["n_patients"]), *(interval(scores[m]) for m in shown)]
+
+
+def calibration_line(metrics: dict[str, Any]) -> str:
+    """Return what the temperatures of validation do to the calibration, on one line."""
+    found = metrics["calibrated"]
+    if found["reason"]:
+        return ""
+    fits = list(found["temperatures"].values())
+    told = ", ".join(
+        f"{name} {metrics[name]['value']:.3f} -> {found[name]['value']:.3f}"
+        for name in ("nll", "brier", "ece")
+    )
+    span = f"{min(fits):.2f}" if len(fits) == 1 else f"{min(fits):.2f} to {max(fits):.2f}"
+    return f"at the temperatures of validation ({span}): {told}"
 
 
 def _is_point(score: dict[str, Any]) -> bool:

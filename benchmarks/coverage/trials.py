@@ -15,8 +15,20 @@ from wsi.evaluation.intervals import bootstrap, draw_weights
 from wsi.evaluation.sample import make_sample, statistic
 from wsi.specs import EvaluateSpec
 
+PAIRED = (Design("40 patients", 40), Design("100 patients", 100))
+"""Cohorts on which two equally good models are compared."""
+
 METRIC_NAMES = ("macro_f1", "auc")
 LEVEL = 0.95
+OUTSIDE = "outside"
+TESTS = {
+    "p": "paired bootstrap, p < .05",
+    OUTSIDE: "its interval without 0",
+    "delong": "DeLong, p < .05",
+    "mcnemar": "McNemar, p < .05",
+}
+"""What may tell two models apart, by name in the records."""
+
 _AT_ONCE = 25  # cohorts a process takes
 
 Record = dict[str, Any]
@@ -29,6 +41,8 @@ class Covered:
     Attributes:
         cohorts: those with an interval; `without` are the others.
         below, above: intervals that lie wholly below or above the truth.
+        lacking: cohorts without a slide of some class.
+        lacking_missed: intervals of these that do not hold the truth.
     """
 
     truth: float
@@ -38,11 +52,8 @@ class Covered:
     above: int
     mean: float
     width: float
-
-    @property
-    def share(self) -> float:
-        """Return the share of intervals that hold the truth."""
-        return 1 - (self.below + self.above) / self.cohorts
+    lacking: int
+    lacking_missed: int
 
 
 def intervals_of(design: Design, cohorts: range, replicates: int) -> list[Record]:
@@ -52,7 +63,8 @@ def intervals_of(design: Design, cohorts: range, replicates: int) -> list[Record
         sample = make_sample(predictions(design, rng)[0])
         spec = EvaluateSpec(replicates=replicates, seed=k, level=LEVEL)
         weights = draw_weights(sample.strata, spec)
-        record: Record = {}
+        support = np.bincount(sample.runs[0].y, minlength=len(sample.classes))
+        record: Record = {"lacking": bool((support == 0).any())}
         for name in METRIC_NAMES:
             found = bootstrap(
                 statistic(METRICS[name], sample), weights, sample.strata, LEVEL, sample.sizes
@@ -64,12 +76,15 @@ def intervals_of(design: Design, cohorts: range, replicates: int) -> list[Record
 
 def covered(records: list[Record], truth: Mapping[str, float]) -> dict[str, Covered]:
     """Return how often the intervals of each metric hold the truth."""
-    return {name: _covered(np.array([r[name] for r in records]), truth[name]) for name in truth}
+    lacking = np.array([record["lacking"] for record in records])
+    by_name = {name: np.array([record[name] for record in records]) for name in truth}
+    return {name: _covered(found, truth[name], lacking) for name, found in by_name.items()}
 
 
-def _covered(found: np.ndarray, truth: float) -> Covered:
+def _covered(found: np.ndarray, truth: float, lacking: np.ndarray) -> Covered:
     value, low, high = found.T
     known = ~np.isnan(low)
+    missed = (high < truth) | (low > truth)
     return Covered(
         truth=truth,
         cohorts=int(known.sum()),
@@ -78,6 +93,8 @@ def _covered(found: np.ndarray, truth: float) -> Covered:
         above=int((low[known] > truth).sum()),
         mean=float(np.nanmean(value)),
         width=float((high - low)[known].mean()),
+        lacking=int((lacking & known).sum()),
+        lacking_missed=int((lacking & missed).sum()),
     )
 
 
@@ -92,21 +109,22 @@ def differences_of(design: Design, cohorts: range, replicates: int) -> list[Reco
             (row,) = compare(runs, name, spec)["differences"]
             tests = {test: of["p"] for test, of in row["tests"].items()}
             outside = None if row["low"] is None else not row["low"] <= 0 <= row["high"]
-            record[name] = {"p": row["p"], "outside": outside, **tests}
+            record[name] = {"p": row["p"], OUTSIDE: outside, **tests}
         records.append(record)
     return records
 
 
-def false_positives(records: list[Record], metric: str, test: str) -> tuple[int, int]:
-    """Return how many cohorts tell equal models apart at 5 %, and how many are tested at all.
-
-    Args:
-        test: `p` of the paired bootstrap, `outside` for an interval without 0, or a test's name.
-    """
-    found = [record[metric].get(test) for record in records]
-    known = [value for value in found if value is not None]
-    hits = sum(value if test == "outside" else value < 1 - LEVEL for value in known)
-    return int(hits), len(known)
+def false_positives(records: list[Record]) -> dict[str, dict[str, tuple[int, int]]]:
+    """Return by metric and test how many cohorts tell equal models apart at 5 %, of how many."""
+    found: dict[str, dict[str, tuple[int, int]]] = {}
+    for metric in METRIC_NAMES:
+        found[metric] = {}
+        for test in TESTS:
+            values = [v for record in records if (v := record[metric].get(test)) is not None]
+            if values:
+                hits = sum(v if test == OUTSIDE else v < 1 - LEVEL for v in values)
+                found[metric][test] = int(hits), len(values)
+    return found
 
 
 def many(

@@ -26,6 +26,7 @@ def evaluate(
     label: str | None = None,
     level: Literal["slide", "patient"] = "slide",
     patient_rule: Literal["mean", "max"] | None = None,
+    ordered: Annotated[bool, Parameter(negative=())] = False,
     out: Path | None = None,
     replicates: Replicates = 2000,
     common: Common = COMMON,
@@ -47,6 +48,8 @@ def evaluate(
     patient_rule
         How slides become a patient: mean of the probabilities, or max, of the probability of at
         least a class, for ordered classes; evaluate.patient_rule of the run when not given.
+    ordered
+        The classes are grades, from the least to the most severe: score quadratic kappa, too.
     out
         Write metrics.json here, with the patients' predictions; for a run folder, there.
     replicates
@@ -54,7 +57,7 @@ def evaluate(
     """
     from pipelines.evaluate import Options, run
 
-    options = Options(tuple(by or ()), cohort, label, out, replicates, level, patient_rule)
+    options = Options(tuple(by or ()), cohort, label, out, replicates, level, patient_rule, ordered)
     return run(runs, options, common.console())
 
 

@@ -89,6 +89,10 @@ def predictions_of(
     ]
 
 
+def _ordered(plan: Plan) -> bool:
+    return any(config.data.ordered for config in plan.configs.values())
+
+
 def _unlabelled(plan: Plan, material: Material, fits: Mapping[CellId, Summary]) -> Predictions:
     """Return the test predictions of one arm over all folds and seeds."""
     cohort, tables = material.cohort, []
@@ -101,7 +105,8 @@ def _unlabelled(plan: Plan, material: Material, fits: Mapping[CellId, Summary]) 
     training = {k: Counter(plan.labels[s] for s in fold.train) for k, fold in folds.items()}
     counts = material.bag_ids.counts()
     made = out_of_fold(tables, cohort, cohort.classes, material.absent, counts)
-    return replace(made, head=head_of(priors, training, len(cohort.classes)))
+    head = head_of(priors, training, len(cohort.classes))
+    return replace(made, head=head, ordered=_ordered(plan))
 
 
 def against(

@@ -104,7 +104,7 @@ def compare(
         "differences": differences(base, names),
         "by_site": _by_site(chosen, samples, base, spec),
         "accuracy_ncmi": accuracy_ncmi(samples),
-        "notes": _notes(base, samples),
+        "notes": [*_order_notes(chosen, runs), *_notes(base, samples)],
         **more,
     }
 
@@ -236,6 +236,13 @@ def _patients(sample: Sample) -> set[tuple[str, ...]]:
 
 def _labels(sample: Sample) -> set[tuple[str, ...]]:
     return {(str(s), sample.classes[y]) for s, y in zip(sample.slides, sample.runs[0].y)}
+
+
+def _order_notes(metric: Metric, runs: Sequence[tuple[str, Predictions]]) -> list[str]:
+    if metric.name != "quadratic_kappa" or all(of.ordered for _, of in runs):
+        return []
+    order = " < ".join(runs[0][1].classes)
+    return [f"quadratic_kappa takes the classes as grades, {order}, which the runs do not say"]
 
 
 def _notes(base: str, samples: dict[str, Sample]) -> list[str]:

@@ -77,7 +77,8 @@ class Calibration:
 
 def _thresholds(values: Mapping[str, Any]) -> Thresholds:
     return Thresholds(
-        *(_number(values[rule]) for rule in RULES),
+        _number(values["youden"]),
+        _number(values["sensitivity_95"]),
         int(values["positives"]),
         int(values["negatives"]),
         str(values["reason"]),
@@ -135,8 +136,8 @@ def thresholds_of(positive: Array, score: Array, name: str = "the class") -> Thr
     specificity = (score[~positive][:, None] < cuts).mean(axis=0)
     between = (cuts + np.append(cuts[1:], 0.0)) / 2
     enough = np.where(sensitivity >= SENSITIVITY, specificity, -1.0)
-    picked = [_last_largest(found) for found in (sensitivity + specificity, enough)]
-    return Thresholds(*(float(between[k]) for k in picked), n, m)
+    youden, screening = (_last_largest(found) for found in (sensitivity + specificity, enough))
+    return Thresholds(float(between[youden]), float(between[screening]), n, m)
 
 
 def _last_largest(values: Array) -> int:
