@@ -110,7 +110,8 @@ def calibration_line(metrics: dict[str, Any]) -> str:
         for name in ("nll", "brier", "ece")
     )
     span = f"{min(fits):.2f}" if len(fits) == 1 else f"{min(fits):.2f} to {max(fits):.2f}"
-    return f"at the temperatures of validation ({span}): {told}"
+    line = f"at the temperatures of validation ({span}): {told}"
+    return f"{line}; {found['note']}" if found["note"] else line
 
 
 def _is_point(score: dict[str, Any]) -> bool:

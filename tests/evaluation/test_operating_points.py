@@ -100,7 +100,15 @@ def test_a_fit_without_a_temperature_leaves_no_calibrated_figure_and_says_which(
     calibration = dict(predictions.calibration) | {fit_name(1, 0): Calibration()}
     found = evaluate(replace(predictions, calibration=calibration), QUICK)["calibrated"]
     assert (found["nll"], found["brier"], found["ece"]) == (None, None, None)
+    assert found["note"] == ""
     assert found["reason"] == "1 of 4 fits have no temperature: fold1-seed0, no validation part"
+
+
+def test_a_temperature_at_an_end_of_its_range_is_told(predictions):
+    calibration = dict(predictions.calibration) | {fit_name(0, 1): settled(19.9999, 0.3)}
+    found = evaluate(replace(predictions, calibration=calibration), QUICK)["calibrated"]
+    assert found["note"].startswith("1 of 4 temperatures are at an end of their range")
+    assert "fold0-seed1" in found["note"]
 
 
 def test_tables_from_elsewhere_have_neither(toy):

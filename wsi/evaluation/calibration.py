@@ -11,7 +11,8 @@ import numpy as np
 from wsi.evaluation.intervals import Statistic, bootstrap
 from wsi.evaluation.metrics import ECE_BINS, calibration_bin, defined, ratio
 from wsi.evaluation.sample import Rows, Sample
-from wsi.evaluation.validated import Calibration, at_temperature, fit_name
+from wsi.evaluation.validated import TEMPERATURES, Calibration, at_temperature, fit_name
+from wsi.findings import few
 
 Array = np.ndarray
 
@@ -61,6 +62,18 @@ def temperatures_of(
         return found, ""
     first = calibration[lacking[0]].reason if lacking[0] in calibration else "not known"
     return found, f"{len(lacking)} of {len(fits)} fits have no temperature: {lacking[0]}, {first}"
+
+
+def unsettled(temperatures: Mapping[str, float | None]) -> str:
+    """Return which temperatures lie at an end of their range, in words, or nothing."""
+    low, high = TEMPERATURES
+    ends = [f for f, t in temperatures.items() if t and not 1.01 * low < t < 0.99 * high]
+    if not ends:
+        return ""
+    return (
+        f"{len(ends)} of {len(temperatures)} temperatures are at an end of their range, "
+        f"{low:g} to {high:g}, so validation did not settle them: {few(ends)}"
+    )
 
 
 def at_temperatures(sample: Sample, temperatures: Mapping[str, float | None]) -> Sample:

@@ -20,7 +20,7 @@ Statistic = Callable[[Array], Array]
 """Weights (P, R) to values (R,); NaN where a replicate leaves the value undefined."""
 
 FEW_PATIENTS = 40
-"""Below this many patients an interval is much expanded (10 % and more), and a note says so."""
+"""Below this many patients an interval is expanded by 5 % and more, and a note says so."""
 
 ONE_SIDED = 0.025
 """With fewer replicates than this share on one side of the value, there is no interval."""

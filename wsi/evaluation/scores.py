@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from wsi.evaluation.calibration import at_temperatures, reliability, temperatures_of
+from wsi.evaluation.calibration import at_temperatures, reliability, temperatures_of, unsettled
 from wsi.evaluation.information_scores import information
 from wsi.evaluation.intervals import (
     FEW_PATIENTS,
@@ -204,6 +204,7 @@ def _calibrated(predictions: Predictions, sample: Sample, spec: EvaluateSpec) ->
     """Return the calibration metrics at the temperatures that validation settled."""
     temperatures, reason = temperatures_of(sample, predictions.calibration)
     found: dict[str, Any] = {"temperatures": temperatures, "reason": reason}
+    found["note"] = unsettled(temperatures)
     if reason:
         return found | dict.fromkeys(CALIBRATED)
     metrics = [metric_named(name) for name in CALIBRATED]

@@ -15,7 +15,9 @@ SENSITIVITY = 0.95
 RULES = ("youden", "sensitivity_95")
 """How a threshold is picked; see `thresholds_of`."""
 
-_TEMPERATURES = (0.05, 20.0)
+TEMPERATURES = (0.05, 20.0)
+"""The range that temperatures are searched in."""
+
 _NO_VALIDATION = "no validation part"
 
 
@@ -106,7 +108,7 @@ def fit_calibration(y: Array, p: Array, classes: Sequence[str]) -> Calibration:
 
     if len(y) == 0:
         return Calibration()
-    low, high = _TEMPERATURES
+    low, high = TEMPERATURES
     t, _ = fit_temperature(_log(p), y, low=low, high=high, smoothed=True)
     of_class = {name: thresholds_of(y == c, p[:, c], name) for c, name in enumerate(classes)}
     return Calibration(t, of_class, len(y), "")
