@@ -115,7 +115,7 @@ def test_site_frequencies_are_those_counted_by_hand() -> None:
     assert unseen_sites(FloorData(nothing, sites | tested), fold) == {"new"}
 
 
-@pytest.mark.parametrize("n, D, telling", [(60, 5, 1), (40, 70, 35)])
+@pytest.mark.parametrize(("n", "D", "telling"), [(60, 5, 1), (40, 70, 35)])
 @pytest.mark.parametrize("balanced", [False, True])
 def test_regression_is_scikit_learns_on_standardised_features(
     n: int, D: int, telling: int, balanced: bool

@@ -58,22 +58,31 @@ def score_floors(
     return found
 
 
+def not_above(floors: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Return, by metric, the floors that a run is not shown to be above: the interval reaches 0."""
+    found = {}
+    for metric in JUDGED_BY:
+        reached = [
+            name
+            for name, one in _differences(floors, metric).items()
+            if one["low"] is None or one["low"] <= 0
+        ]
+        found |= {metric: reached} if reached else {}
+    return found
+
+
 def conclusion(floors: Mapping[str, Mapping[str, Any]]) -> str:
     """Return what a reader should take from `score_floors`, in one line."""
-    differences = {metric: _differences(floors, metric) for metric in JUDGED_BY}
-    judged = {metric: of for metric, of in differences.items() if of}
-    told = []
-    for metric, of in judged.items():
-        reached = [name for name, one in of.items() if one["low"] is None or one["low"] <= 0]
-        told += [f"{', '.join(reached)} in {_title(metric)}"] if reached else []
-    if told:
+    reached = not_above(floors)
+    if reached:
+        told = "; ".join(f"{', '.join(of)} in {_title(metric)}" for metric, of in reached.items())
         return (
-            f"not shown to be above these floors: {'; '.join(told)} (the interval of the "
-            "difference reaches 0) — these slides do not show that the model sees more than they do"
+            f"not shown to be above these floors: {told} (the interval of the difference reaches "
+            "0) — these slides do not show that the model sees more than they do"
         )
+    judged = [_title(metric) for metric in JUDGED_BY if _differences(floors, metric)]
     return (
-        f"above every floor in {' and '.join(map(_title, judged))}: the interval of each "
-        "difference lies above 0"
+        f"above every floor in {' and '.join(judged)}: the interval of each difference lies above 0"
     )
 
 
