@@ -136,7 +136,8 @@ def _train(
 ) -> None:
     words = ["demo", *settings, *_SMALL_MODEL, f"split.seed={seed}", f"fit.seeds=[{seed}]"]
     # Bags this small train faster on one core than it takes to start more processes.
-    options = train.Options(table, bags, out / "runs" / name, report=False)
+    runs, first = out / "runs", next(iter(RUNS))
+    options = train.Options(table, bags, runs / name, report=False, like=runs / first)
     train.run(load_config(words), options, hushed)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from pipelines.console import Console, counted
+from pipelines.floors import OFF, Floors, floors_of_run, with_floors
 from pipelines.labelled import labelled_predictions
 from pipelines.rundir import RunDir
 from pipelines.scoring import show_metrics
@@ -67,15 +69,18 @@ def run(sources: Sequence[Path], options: Options, console: Console) -> int:
         predictions = load_predictions(source)
         if options.ordered:
             predictions = replace(predictions, ordered=True)
+        floors, reason = _floors(source, console)
         if cohort is not None:
             predictions = _relabelled(predictions, cohort, options.label, source, console)
+            floors = floors and floors.changed(_labels_of(cohort, options.label, source))
         more = {}
         if options.level == "patient" and predictions.unit == "slide":
             more["patient_rule"] = rule = (
                 options.patient_rule or _settings(source).evaluate.patient_rule
             )
             predictions = _of_patients(predictions, rule, path, console)
-        metrics = evaluate(predictions, spec) | more
+            floors = floors and floors.changed(partial(by_patient, rule=rule))
+        metrics = with_floors(evaluate(predictions, spec), predictions, floors, spec, reason) | more
         shown = metrics | {"by": {k: v for k, v in metrics["by"].items() if not by or k in by}}
         show_metrics(shown, console, name, single=bool(by), said=said)
         publish_json(path, metrics)
@@ -124,10 +129,7 @@ def _check(options: Options) -> None:
 def _relabelled(
     predictions: Predictions, cohort: Path, label: str | None, source: Path, console: Console
 ) -> Predictions:
-    table = read_cohort(cohort, label or _settings(source).data.label, predictions.classes)
-    if predictions.unit == "patient":
-        table = patients_of(table)
-    joined = join_labels(predictions, table)
+    joined = _labels_of(cohort, label, source)(predictions)
     changed = changed_labels(predictions, joined)
     if changed:
         console.warn(
@@ -137,6 +139,30 @@ def _relabelled(
             "the old labels"
         )
     return joined
+
+
+def _labels_of(
+    cohort: Path, label: str | None, source: Path
+) -> Callable[[Predictions], Predictions]:
+    """Return what gives predictions the labels of a table."""
+    column = label or _settings(source).data.label
+
+    def joined(predictions: Predictions) -> Predictions:
+        table = read_cohort(cohort, column, predictions.classes)
+        return join_labels(predictions, patients_of(table) if predictions.slides else table)
+
+    return joined
+
+
+def _floors(source: Path, console: Console) -> tuple[Floors | None, str]:
+    """Return the floors of a run, made if need be; or None, and why."""
+    run = RunDir(source)
+    if not (source.is_dir() and run.config.is_file() and run.inputs.is_file()):
+        return None, "they are made from the bags and splits of a run"
+    floors, reason = floors_of_run(_settings(source), run, console)
+    if floors is None and reason != OFF:
+        console.say(f"no floors beside {source}: {reason}")
+    return floors, reason
 
 
 def _of_patients(

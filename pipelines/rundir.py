@@ -56,6 +56,10 @@ class RunDir:
     def report(self) -> Path:
         return self.root / "report.html"
 
+    @property
+    def floors(self) -> Path:
+        return self.root / "floors"
+
     def cell(self, fold: int, seed: int) -> Path:
         """Return the folder of one fold and seed."""
         return self.root / f"fold{fold}-seed{seed}"
@@ -74,7 +78,10 @@ class RunDir:
             ConfigError: the folder holds a run with other settings or inputs, or none to continue.
         """
         if self.config.is_file() and self.inputs.is_file():
-            self._refuse_another_run(config, inputs)
+            held = pipelines.config.read_config(self.config)
+            self._refuse_another_run(held, config, inputs)
+            if held.evaluate != config.evaluate:
+                pipelines.config.write_config(config, self.config)
             return True
         if go_on:
             raise ConfigError(
@@ -106,9 +113,9 @@ class RunDir:
         """Return the run's scores."""
         return json.loads(self.metrics.read_text(encoding="utf-8"))
 
-    def _refuse_another_run(self, config: Config, inputs: dict[str, Any]) -> None:
-        old = pipelines.config.read_config(self.config).model_dump(mode="json")
-        new = config.model_dump(mode="json")
+    def _refuse_another_run(self, held: Config, config: Config, inputs: dict[str, Any]) -> None:
+        # Evaluation decides no fit: what is predicted already is scored by the new settings.
+        old, new = (each.model_dump(mode="json", exclude={"evaluate"}) for each in (held, config))
         changed = changes(old, new)
         before = self.read_inputs()
         changed += [key for key in inputs if before.get(key) != inputs[key]]

@@ -22,6 +22,7 @@ from pipelines.fits import (
     warn_of_data,
 )
 from pipelines.fitting import jobs_for, train_cells
+from pipelines.floors import make_floors
 from pipelines.patient_bags import write_patients
 from pipelines.run_bags import bags_record, run_bags
 from pipelines.rundir import RunDir
@@ -47,6 +48,7 @@ class Options:
         threads: of each fit on the CPU.
         resume: refuse to begin a new run.
         track: names of trackers.
+        like: run folder whose floors are taken where they are of the same bags and splits.
     """
 
     cohort: Path
@@ -60,6 +62,7 @@ class Options:
     threads: int = 1
     resume: bool = False
     track: tuple[str, ...] = ()
+    like: Path | None = None
 
 
 def run(config: Config, options: Options, console: Console) -> int:
@@ -102,7 +105,9 @@ def run(config: Config, options: Options, console: Console) -> int:
     with tracking(options.track, run_dir, config, console) as told:
         train_cells(cells, jobs, console, told.on_row)
         labelled = _joined(cells, material, run_dir)
-        metrics = score_run(run_dir, labelled, config.evaluate, console)
+        like = None if options.like is None else RunDir(options.like)
+        floors = make_floors(config, material, splits, run_dir, console, like)
+        metrics = score_run(run_dir, labelled, config.evaluate, console, floors)
         told.scored(metrics)
     console.say(f"run: {run_dir.root}")
     if options.report:
@@ -142,10 +147,8 @@ def inputs_of(material: Material, table: Path, splits: Splits) -> dict[str, Any]
     """Return what a run was made from: hashes of table, bags and splits, and the recipe."""
     store, bag_ids, use = material.store, material.bag_ids, material.use
     sample = store.info(next(iter(bag_ids.values())))
-    hashes: Any = {slide_id: store.info(b).sha256 for slide_id, b in sorted(bag_ids.items())}
     more: dict[str, Any] = {} if use is None else {"tiles": use.to_json()}
     if bag_ids.patients:
-        hashes = [hashes, dict(bag_ids.patients)]  # the same slides of other patients
         more |= {"bag": "patient", "patients": len(bag_ids.patients)}
     if material.cohort.labels_from:
         more["labels_from"] = material.cohort.labels_from
@@ -157,7 +160,7 @@ def inputs_of(material: Material, table: Path, splits: Splits) -> dict[str, Any]
         "encoder": sample.provenance.encoder,
         "tiling": sample.provenance.tiling["settings"],
         "slides": len(bag_ids),
-        "bags_sha256": sha256_json(hashes),
+        "bags_sha256": material.bags_sha256,
         "splits_sha256": splits.hash,
         "bags": str(store.root),
         "cohort_table": str(table),

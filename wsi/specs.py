@@ -338,6 +338,11 @@ class EvaluateSpec(Spec):
         description="how `wsi evaluate --level patient` takes slides together: mean of the "
         "probabilities, or max, of the probability of at least a class, for ordered classes",
     )
+    floors: bool = Field(
+        default=True,
+        description="predict the test parts from class frequencies, tile counts, sites and mean "
+        "features, too, and score these floors beside the model",
+    )
 
 
 BALANCED_CE = "balanced-ce"

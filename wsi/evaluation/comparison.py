@@ -71,7 +71,7 @@ def compare(
         )
     samples = {name: make_sample(predictions) for name, predictions in runs}
     for name in names:
-        _refuse_other_slides(base, samples[base], name, samples[name])
+        refuse_other_slides(base, samples[base], name, samples[name])
     strata = samples[base].strata
     weights = draw_weights(strata, spec)
     resampled = {name: resample(statistic(chosen, samples[name]), weights) for name in names}
@@ -203,7 +203,8 @@ def _add_holm(differences: list[dict[str, Any]]) -> None:
         difference["p_holm"] = corrected
 
 
-def _refuse_other_slides(base: str, first: Sample, name: str, other: Sample) -> None:
+def refuse_other_slides(base: str, first: Sample, name: str, other: Sample) -> None:
+    """Raise PredictionsError unless both are of the same classes, slides, patients and labels."""
     if first.classes != other.classes:
         raise PredictionsError(
             f"{base} has the classes {', '.join(first.classes)}, {name} "

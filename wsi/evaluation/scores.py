@@ -14,9 +14,11 @@ from wsi.evaluation.information_scores import information
 from wsi.evaluation.intervals import (
     FEW_PATIENTS,
     Interval,
+    Resampled,
     Score,
-    bootstrap,
     draw_weights,
+    interval_of,
+    resample,
 )
 from wsi.evaluation.metrics import (
     Metric,
@@ -105,7 +107,7 @@ def evaluate(
 
 
 @dataclass(frozen=True)
-class _Draw:
+class Draw:
     """One draw of patients, which serves every metric of a sample."""
 
     sample: Sample
@@ -114,16 +116,22 @@ class _Draw:
     lacking: int
 
     @staticmethod
-    def of(sample: Sample, spec: EvaluateSpec) -> _Draw:
+    def of(sample: Sample, spec: EvaluateSpec) -> Draw:
         weights = draw_weights(sample.strata, spec)
-        return _Draw(sample, spec, weights, lacking_a_class(sample, weights))
+        return Draw(sample, spec, weights, lacking_a_class(sample, weights))
 
-    def score(self, metric: Metric) -> Score:
-        """Return the metric with its interval."""
+    def resampled(self, metric: Metric) -> Resampled:
+        """Return the metric of every replicate."""
+        return resample(statistic(metric, self.sample), self.weights)
+
+    def interval(self, resampled: Resampled) -> Interval:
+        """Return the interval of what was resampled under this draw."""
         sample = self.sample
-        interval = bootstrap(
-            statistic(metric, sample), self.weights, sample.strata, self.spec.level, sample.sizes
-        )
+        return interval_of(resampled, sample.strata, self.spec.level, sample.sizes)
+
+    def score(self, metric: Metric, resampled: Resampled) -> Score:
+        """Return the metric with its interval."""
+        sample, interval = self.sample, self.interval(resampled)
         return Score(
             metric.name,
             defined(interval.value),
@@ -173,16 +181,19 @@ def _small_classes(sample: Sample) -> list[str]:
 
 def _scores(sample: Sample, metrics: Sequence[Metric], spec: EvaluateSpec) -> dict[str, Any]:
     """Return value, bounds, counts and note of each metric."""
-    draw = _Draw.of(sample, spec)
-    scores = {}
-    for metric in metrics:
-        score = asdict(draw.score(metric))
-        del score["metric"]
+    draw = Draw.of(sample, spec)
+    return {metric.name: score_of(draw, metric, draw.resampled(metric)) for metric in metrics}
+
+
+def score_of(draw: Draw, metric: Metric, resampled: Resampled) -> dict[str, Any]:
+    """Return a score, ready for JSON, of a metric as it was resampled under a draw."""
+    score = asdict(draw.score(metric, resampled))
+    del score["metric"]
+    sample = draw.sample
+    if metric.averages != "none":
         used = classes_used(sample.runs[0].y, len(sample.classes), metric.averages)
-        if metric.averages != "none":
-            score["classes_used"] = used
-        scores[metric.name] = score
-    return scores
+        score["classes_used"] = used
+    return score
 
 
 def _headline(sample: Sample, metrics: Sequence[Metric], spec: EvaluateSpec) -> dict[str, Any]:
