@@ -120,6 +120,15 @@ def test_bad_rows_are_all_listed_with_their_lines(tmp_path):
     assert "did you mean 'macro'" in str(caught.value)
 
 
+def test_labels_of_two_classes_are_one_line(tmp_path):
+    lines = "".join(f"patient_04,patient_047_node_{k},{k % 2}\n" for k in range(5))
+    (tmp_path / "camelyon17.csv").write_text("case_id,slide_id,label\n" + lines)
+    with pytest.raises(CohortError, match=r"labels 0 \(3\), 1 \(2\), none of negative") as told:
+        read_labels(tmp_path / "camelyon17.csv")
+    assert "\n" not in str(told.value)
+    assert told.value.exit_code == 5
+
+
 def test_another_table_is_no_label_file(tmp_path):
     path = tmp_path / "s.csv"
     path.write_text("id,value\n1,2\n")
