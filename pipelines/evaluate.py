@@ -193,9 +193,12 @@ def _settings(source: Path) -> Config:
 
 
 def _target(source: Path, name: str, options: Options, n: int) -> Path:
-    """Return where scores go; those of other labels or of patients never replace a run's own."""
+    """Return where scores go; those of other labels, patients or rules never replace others."""
     ends = [options.cohort.stem] if options.cohort else []
     ends += ["patient"] if options.level == "patient" else []
+    rule = options.patient_rule
+    if rule is not None and rule != _settings(source).evaluate.patient_rule:
+        ends.append(rule)
     if options.out is None:
         own = RunDir(source).metrics if source.is_dir() else source.with_name("metrics.json")
         return own.with_name("-".join([own.stem, *ends]) + own.suffix)

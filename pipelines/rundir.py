@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
 import sys
+from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pipelines.config
-from wsi.errors import ConfigError
+from wsi.claims import Claims, Holder
+from wsi.errors import ConfigError, TrainingError
 from wsi.files import TEMPORARY_PREFIX, publish_json
 from wsi.specs import Config
 
 _FIRST = "environment.json"
 _RECORDS = frozenset({_FIRST, "inputs.json", "config.yaml"})
+_CLAIMS = "claims"
 _LIBRARIES = ("wsi", "torch", "timm", "numpy", "scikit-learn", "h5py", "zarr", "openslide-python")
 
 
@@ -96,6 +101,25 @@ class RunDir:
         pipelines.config.write_config(config, self.config)
         return False
 
+    @contextmanager
+    def claimed(self, ttl_s: float) -> Iterator[None]:
+        """Keep other processes from the same run meanwhile.
+
+        Args:
+            ttl_s: after how many seconds a claim of another machine that has ended is void.
+
+        Raises:
+            TrainingError: another process makes this run.
+        """
+        folder = self.root / _CLAIMS
+        with Claims(folder, ttl_s=ttl_s) as claims:
+            claim = claims.take("run")
+            if claim is None:
+                raise TrainingError(_taken(self.root, claims.holder("run"), ttl_s))
+            yield
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
     def read_inputs(self) -> dict[str, Any]:
         """Return what the run was made from.
 
@@ -124,6 +148,14 @@ class RunDir:
                 f"{self.root} holds a run with other settings or inputs "
                 f"({', '.join(changed[:5])}) — give another --out"
             )
+
+
+def _taken(root: Path, holder: Holder | None, ttl_s: float) -> str:
+    who = f" (process {holder.pid} on {holder.host})" if holder and holder.pid else ""
+    return (
+        f"another `wsi train`{who} makes {root} — wait for it, or give another --out; if it was "
+        f"ended on another machine, its claim is void after {ttl_s:g} s"
+    )
 
 
 def changes(old: Any, new: Any) -> list[str]:

@@ -90,6 +90,20 @@ def run(config: Config, options: Options, console: Console) -> int:
     inputs = inputs_of(material, options.cohort, splits) | {"threads": options.threads}
     if run_dir.begin(config, inputs, go_on=options.resume):
         console.say(f"continuing {run_dir.root}")
+    with run_dir.claimed(config.limits.claim_ttl_s):
+        return _trained(config, options, material, splits, inputs, jobs, run_dir, console)
+
+
+def _trained(
+    config: Config,
+    options: Options,
+    material: Material,
+    splits: Splits,
+    inputs: dict[str, Any],
+    jobs: int,
+    run_dir: RunDir,
+    console: Console,
+) -> int:
     collect_temporaries(run_dir.root)
     write_splits(splits, run_dir.splits)
     used = run_bags(material.store, material.bag_ids)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -169,3 +170,13 @@ def test_the_same_classes_in_another_order_are_called_that(toy):
     table = toy().table
     with pytest.raises(PredictionsError, match="y the same in another order: d, c, b, a"):
         compare([("x", toy()), ("y", Predictions(tuple("dcba"), table))], "auc", QUICK)
+
+
+def test_a_comparison_names_the_labels_it_rests_on(toy):
+    good, bad = (replace(toy(skill=k), labels_from="version a, accepted") for k in (2.0, 1.0))
+    assert (
+        "labels: version a, accepted"
+        in compare([("good", good), ("bad", bad)], "auc", QUICK)["notes"]
+    )
+    plain = compare([("good", toy(skill=2.0)), ("bad", toy(skill=1.0))], "auc", QUICK)
+    assert not any("labels" in note for note in plain["notes"])

@@ -590,6 +590,7 @@ def test_without_three_sites_selection_by_site_is_left_out_with_a_note(
         ("study.metrics=[makro_f1]", "did you mean 'macro_f1'"),
         ("study.rivals=[abmil]", "names none of the arms"),
         ("study.rate_seeds=3", "lower it"),
+        ("objective=pc_softmax", "objective=pc_softmax acts on no arm"),
     ],
 )
 def test_bad_settings_are_refused_before_any_fit(

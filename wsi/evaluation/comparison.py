@@ -104,9 +104,15 @@ def compare(
         "differences": differences(base, names),
         "by_site": _by_site(chosen, samples, base, spec),
         "accuracy_ncmi": accuracy_ncmi(samples),
-        "notes": [*_order_notes(chosen, runs), *_notes(base, samples)],
+        "notes": [*_order_notes(chosen, runs), *_labels_told(runs), *_notes(base, samples)],
         **more,
     }
+
+
+def _labels_told(runs: Sequence[tuple[str, Predictions]]) -> list[str]:
+    """Return which labels the runs are held against, where they say."""
+    said = dict.fromkeys(predictions.labels_from for _, predictions in runs)
+    return [f"labels: {line}" for line in said if line]
 
 
 def _training_slides(predictions: Predictions) -> dict[int, int] | None:
