@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from pipelines.console import Console, counted
-from pipelines.labelled import labelled_predictions
 from pipelines.rundir import RunDir
 from pipelines.scoring import show_metrics
+from pipelines.sources import Foreign, is_ours, load_all, say_own_patients
 from pipelines.summary import names_of
 from wsi.cohorts import patients_of, read_cohort
-from wsi.errors import ConfigError, PredictionsError
+from wsi.cohorts.cells import read_table
+from wsi.cohorts.table import label_column
+from wsi.errors import ConfigError
 from wsi.evaluation import (
     Predictions,
     by_patient,
     evaluate,
     join_labels,
-    read_predictions,
     write_predictions,
 )
 from wsi.evaluation.predictions import changed_labels
@@ -39,6 +39,7 @@ class Options:
         label: its column, when not that of the run.
         level: what is scored: slides, or patients by the predictions of all their slides.
         patient_rule: how slides become a patient, when not as the run's settings say.
+        foreign: how tables of other tools read.
     """
 
     by: tuple[str, ...] = ()
@@ -48,6 +49,7 @@ class Options:
     replicates: int = 2000
     level: Literal["slide", "patient"] = "slide"
     patient_rule: PatientRule | None = None
+    foreign: Foreign = field(default_factory=Foreign)
 
 
 def run(sources: Sequence[Path], options: Options, console: Console) -> int:
@@ -61,14 +63,16 @@ def run(sources: Sequence[Path], options: Options, console: Console) -> int:
     if len(set(targets)) < len(targets):
         raise ConfigError("several results would be written to one metrics.json — give --out DIR")
     results, said = {}, set()
-    for name, source, path in zip(names, sources, targets, strict=True):
-        predictions = load_predictions(source)
+    loaded = load_all(sources, options.foreign, console)
+    for name, source, path, predictions in zip(names, sources, targets, loaded, strict=True):
         if cohort is not None:
-            predictions = _relabelled(predictions, cohort, options.label, source, console)
+            predictions = relabelled(predictions, cohort, options.label, source, console)
+        if not is_ours(source):
+            say_own_patients(source, predictions, console)
         more = {}
         if options.level == "patient" and predictions.unit == "slide":
             more["patient_rule"] = rule = (
-                options.patient_rule or _settings(source).evaluate.patient_rule
+                options.patient_rule or settings_of(source).evaluate.patient_rule
             )
             predictions = _of_patients(predictions, rule, path, console)
         metrics = evaluate(predictions, spec) | more
@@ -81,35 +85,6 @@ def run(sources: Sequence[Path], options: Options, console: Console) -> int:
     return 0
 
 
-def load_predictions(source: Path) -> Predictions:
-    """Return the predictions of a run folder or a CSV; classes in the order of its columns.
-
-    Raises:
-        ConfigError: there is no such file or folder.
-        PredictionsError: the table cannot be scored.
-    """
-    path = RunDir(source).predictions if source.is_dir() else source
-    if not path.is_file():
-        raise ConfigError(
-            f"{source} is neither a run folder nor a predictions.csv — check the path"
-        )
-    if path.with_suffix(".json").is_file():
-        return labelled_predictions(RunDir(source)) if source.is_dir() else read_predictions(path)
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as handle:
-            header = next(csv.reader(handle), [])
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise PredictionsError(
-            f"{path.name} is no CSV of text ({error}) — give a predictions.csv"
-        ) from None
-    classes = [column.removeprefix("p_") for column in header if column.startswith("p_")]
-    if not classes:
-        raise PredictionsError(
-            f"{path.name} has no columns p_<class> — give one column of probabilities per class"
-        )
-    return read_predictions(path, classes)
-
-
 def _check(options: Options) -> None:
     if options.label is not None and options.cohort is None:
         raise ConfigError("--label names a column of a table — give the table with --cohort")
@@ -117,13 +92,24 @@ def _check(options: Options) -> None:
         raise ConfigError("--patient-rule acts with --level patient only — give both")
 
 
-def _relabelled(
+def relabelled(
     predictions: Predictions, cohort: Path, label: str | None, source: Path, console: Console
 ) -> Predictions:
-    table = read_cohort(cohort, label or _settings(source).data.label, predictions.classes)
+    """Return predictions with the labels of a table, or its patients and sites where it has none.
+
+    A table without the usual label column is taken for patients alone where labels are there.
+    """
+    column = label or settings_of(source).data.label
+    keep = label is None and not is_ours(source) and bool((predictions.y >= 0).all())
+    keep = keep and label_column(read_table(cohort), column, required=False) is None
+    if keep:
+        table = read_cohort(cohort, column, require_label=False)
+        console.say(f"{cohort} has no column '{column}': patients and sites are taken from it")
+    else:
+        table = read_cohort(cohort, column, predictions.classes)
     if predictions.unit == "patient":
         table = patients_of(table)
-    joined = join_labels(predictions, table)
+    joined = join_labels(predictions, table, keep_labels=keep)
     changed = changed_labels(predictions, joined)
     if changed:
         console.warn(
@@ -154,7 +140,7 @@ def _of_patients(
     return made
 
 
-def _settings(source: Path) -> Config:
+def settings_of(source: Path) -> Config:
     """Return the settings of a run; the defaults where there are none."""
     import pipelines.config
 
@@ -167,6 +153,8 @@ def _target(source: Path, name: str, options: Options, n: int) -> Path:
     ends = [options.cohort.stem] if options.cohort else []
     ends += ["patient"] if options.level == "patient" else []
     if options.out is None:
+        if source.is_dir() and not is_ours(source):
+            ends = ["wsi", *ends]  # the folder of another tool may have a metrics.json
         own = RunDir(source).metrics if source.is_dir() else source.with_name("metrics.json")
         return own.with_name("-".join([own.stem, *ends]) + own.suffix)
     stem = name.replace("/", "-") if n > 1 else "metrics"
