@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from jsonschema import Draft202012Validator
 from scipy.special import softmax
 from sklearn.metrics import f1_score, log_loss
 
@@ -159,3 +160,16 @@ def test_options_of_other_tools_act_on_other_tools_alone(
     other = tmp_path / "other.csv"
     other.write_text("id,owner,truth,score_a,score_b\n1,2,a,0.5,0.5\n")
     assert "--from csv --columns" in refused(["evaluate", other], 5)
+
+
+def test_what_a_run_leaves_satisfies_the_published_schemas(
+    shared_run: Path, shared_mean_run: Path, said_json: Json, capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed = {}
+    for name in ("metrics", "predictions", "comparison"):
+        capsys.readouterr()
+        assert run_command(["schema", name]) == 0
+        printed[name] = Draft202012Validator(json.loads(capsys.readouterr().out))
+    for name in ("metrics", "predictions"):
+        printed[name].validate(json.loads((shared_run / f"{name}.json").read_text()))
+    printed["comparison"].validate(said_json(["compare", shared_run, shared_mean_run, *FAST]))
