@@ -18,9 +18,9 @@ from shapely import points
 from pipelines import compare, preprocess, train
 from pipelines.config import load_config
 from pipelines.console import Console
-from pipelines.evaluate import load_predictions
 from pipelines.rundir import RunDir
 from pipelines.scoring import interval
+from pipelines.sources import load_predictions
 from pipelines.summary import read_history
 from pipelines.workers import processes
 from wsi.bags import open_store

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from pipelines.console import Console, counted
 from pipelines.floors import OFF, Floors, floors_of_run, with_floors
-from pipelines.labelled import labelled_predictions
 from pipelines.rundir import RunDir
 from pipelines.scoring import show_metrics
+from pipelines.sources import Foreign, is_ours, load_all, say_own_patients
 from pipelines.summary import names_of
 from wsi.cohorts import patients_of, read_cohort
-from wsi.errors import ConfigError, PredictionsError
+from wsi.cohorts.cells import read_table
+from wsi.cohorts.table import label_column
+from wsi.errors import ConfigError
 from wsi.evaluation import (
     Predictions,
     by_patient,
     evaluate,
     join_labels,
-    read_predictions,
     write_predictions,
 )
 from wsi.evaluation.predictions import changed_labels
@@ -42,6 +42,7 @@ class Options:
         level: what is scored: slides, or patients by the predictions of all their slides.
         patient_rule: how slides become a patient, when not as the run's settings say.
         ordered: the classes are grades, though the predictions may not say so.
+        foreign: how tables of other tools read.
     """
 
     by: tuple[str, ...] = ()
@@ -52,6 +53,7 @@ class Options:
     level: Literal["slide", "patient"] = "slide"
     patient_rule: PatientRule | None = None
     ordered: bool = False
+    foreign: Foreign = field(default_factory=Foreign)
 
 
 def run(sources: Sequence[Path], options: Options, console: Console) -> int:
@@ -65,18 +67,20 @@ def run(sources: Sequence[Path], options: Options, console: Console) -> int:
     if len(set(targets)) < len(targets):
         raise ConfigError("several results would be written to one metrics.json — give --out DIR")
     results, said = {}, set()
-    for name, source, path in zip(names, sources, targets, strict=True):
-        predictions = load_predictions(source)
+    loaded = load_all(sources, options.foreign, console)
+    for name, source, path, predictions in zip(names, sources, targets, loaded, strict=True):
         if options.ordered:
             predictions = replace(predictions, ordered=True)
         floors, reason = _floors(source, console)
         if cohort is not None:
-            predictions = _relabelled(predictions, cohort, options.label, source, console)
+            predictions = relabelled(predictions, cohort, options.label, source, console)
             floors = floors and floors.changed(_labels_of(cohort, options.label, source))
+        if not is_ours(source):
+            say_own_patients(source, predictions, console)
         more = {}
         if options.level == "patient" and predictions.unit == "slide":
             more["patient_rule"] = rule = (
-                options.patient_rule or _settings(source).evaluate.patient_rule
+                options.patient_rule or settings_of(source).evaluate.patient_rule
             )
             predictions = _of_patients(predictions, rule, path, console)
             floors = floors and floors.changed(partial(by_patient, rule=rule))
@@ -90,35 +94,6 @@ def run(sources: Sequence[Path], options: Options, console: Console) -> int:
     return 0
 
 
-def load_predictions(source: Path) -> Predictions:
-    """Return the predictions of a run folder or a CSV; classes in the order of its columns.
-
-    Raises:
-        ConfigError: there is no such file or folder.
-        PredictionsError: the table cannot be scored.
-    """
-    path = RunDir(source).predictions if source.is_dir() else source
-    if not path.is_file():
-        raise ConfigError(
-            f"{source} is neither a run folder nor a predictions.csv — check the path"
-        )
-    if path.with_suffix(".json").is_file():
-        return labelled_predictions(RunDir(source)) if source.is_dir() else read_predictions(path)
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as handle:
-            header = next(csv.reader(handle), [])
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise PredictionsError(
-            f"{path.name} is no CSV of text ({error}) — give a predictions.csv"
-        ) from None
-    classes = [column.removeprefix("p_") for column in header if column.startswith("p_")]
-    if not classes:
-        raise PredictionsError(
-            f"{path.name} has no columns p_<class> — give one column of probabilities per class"
-        )
-    return read_predictions(path, classes)
-
-
 def _check(options: Options) -> None:
     if options.label is not None and options.cohort is None:
         raise ConfigError("--label names a column of a table — give the table with --cohort")
@@ -126,10 +101,19 @@ def _check(options: Options) -> None:
         raise ConfigError("--patient-rule acts with --level patient only — give both")
 
 
-def _relabelled(
+def relabelled(
     predictions: Predictions, cohort: Path, label: str | None, source: Path, console: Console
 ) -> Predictions:
-    joined = _labels_of(cohort, label, source)(predictions)
+    """Return predictions with the labels of a table, or its patients and sites where it has none.
+
+    A table without the usual label column is taken for patients alone where labels are there.
+    """
+    column = label or settings_of(source).data.label
+    keep = label is None and not is_ours(source) and bool((predictions.y >= 0).all())
+    keep = keep and label_column(read_table(cohort), column, required=False) is None
+    if keep:
+        console.say(f"{cohort} has no column '{column}': patients and sites are taken from it")
+    joined = _labels_of(cohort, label, source, keep=keep)(predictions)
     changed = changed_labels(predictions, joined)
     if changed:
         console.warn(
@@ -142,14 +126,17 @@ def _relabelled(
 
 
 def _labels_of(
-    cohort: Path, label: str | None, source: Path
+    cohort: Path, label: str | None, source: Path, *, keep: bool = False
 ) -> Callable[[Predictions], Predictions]:
-    """Return what gives predictions the labels of a table."""
-    column = label or _settings(source).data.label
+    """Return what gives predictions the labels of a table, or only patients and sites."""
+    column = label or settings_of(source).data.label
 
     def joined(predictions: Predictions) -> Predictions:
-        table = read_cohort(cohort, column, predictions.classes)
-        return join_labels(predictions, patients_of(table) if predictions.slides else table)
+        classes = () if keep else predictions.classes
+        table = read_cohort(cohort, column, classes, require_label=not keep)
+        if predictions.unit == "patient":
+            table = patients_of(table)
+        return join_labels(predictions, table, keep_labels=keep)
 
     return joined
 
@@ -159,7 +146,7 @@ def _floors(source: Path, console: Console) -> tuple[Floors | None, str]:
     run = RunDir(source)
     if not (source.is_dir() and run.config.is_file() and run.inputs.is_file()):
         return None, "they are made from the bags and splits of a run"
-    floors, reason = floors_of_run(_settings(source), run, console)
+    floors, reason = floors_of_run(settings_of(source), run, console)
     if floors is None and reason != OFF:
         console.say(f"no floors beside {source}: {reason}")
     return floors, reason
@@ -184,7 +171,7 @@ def _of_patients(
     return made
 
 
-def _settings(source: Path) -> Config:
+def settings_of(source: Path) -> Config:
     """Return the settings of a run; the defaults where there are none."""
     import pipelines.config
 
@@ -197,9 +184,11 @@ def _target(source: Path, name: str, options: Options, n: int) -> Path:
     ends = [options.cohort.stem] if options.cohort else []
     ends += ["patient"] if options.level == "patient" else []
     rule = options.patient_rule
-    if rule is not None and rule != _settings(source).evaluate.patient_rule:
+    if rule is not None and rule != settings_of(source).evaluate.patient_rule:
         ends.append(rule)
     if options.out is None:
+        if source.is_dir() and not is_ours(source):
+            ends = ["wsi", *ends]  # the folder of another tool may have a metrics.json
         own = RunDir(source).metrics if source.is_dir() else source.with_name("metrics.json")
         return own.with_name("-".join([own.stem, *ends]) + own.suffix)
     stem = name.replace("/", "-") if n > 1 else "metrics"

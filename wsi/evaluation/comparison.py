@@ -100,11 +100,16 @@ def compare(
         "scored": samples[base].unit,
         "n": samples[base].n,
         "n_patients": len(strata),
-        "runs": [_run(chosen, name, samples[name], resampled[name], spec) for name in names],
+        "runs": [_run(chosen, n, samples[n], resampled[n], strata, spec) for n in names],
         "differences": differences(base, names),
         "by_site": _by_site(chosen, samples, base, spec),
         "accuracy_ncmi": accuracy_ncmi(samples),
-        "notes": [*_order_notes(chosen, runs), *_labels_told(runs), *_notes(base, samples)],
+        "notes": [
+            *_order_notes(chosen, runs),
+            *_labels_told(runs),
+            *_notes(base, samples),
+            *(f"{name}: {note}" for name, of in runs for note in of.notes),
+        ],
         **more,
     }
 
@@ -132,8 +137,11 @@ def _by_site(
     if len(names) < 2:
         return []
     found = []
+    # Tables of other tools may not say the sites: those of the reference hold for all.
+    site_of = dict(zip(samples[base].slides, sites))
+    all_sites = {name: np.array([site_of[s] for s in of.slides]) for name, of in samples.items()}
     for site in names:
-        here = {name: sample.where(sample.sites == site) for name, sample in samples.items()}
+        here = {name: of.where(all_sites[name] == site) for name, of in samples.items()}
         strata = here[base].strata
         weights = draw_weights(strata, spec)
         resampled = {n: resample(statistic(metric, sample), weights) for n, sample in here.items()}
@@ -142,7 +150,7 @@ def _by_site(
                 "site": site,
                 "n": here[base].n,
                 "n_patients": len(here[base].patients),
-                "runs": [_run(metric, n, here[n], resampled[n], spec) for n in here],
+                "runs": [_run(metric, n, here[n], resampled[n], strata, spec) for n in here],
                 "differences": [
                     _difference(n, base, resampled, here[base], spec) for n in here if n != base
                 ],
@@ -161,9 +169,14 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def _run(
-    metric: Metric, name: str, sample: Sample, resampled: Resampled, spec: EvaluateSpec
+    metric: Metric,
+    name: str,
+    sample: Sample,
+    resampled: Resampled,
+    strata: np.ndarray,
+    spec: EvaluateSpec,
 ) -> dict[str, Any]:
-    interval = interval_of(resampled, sample.strata, spec.level, sample.sizes)
+    interval = interval_of(resampled, strata, spec.level, sample.sizes)
     values = [point(metric, sample.of_seed(k)) for k in range(len(sample.seeds))]
     return {
         "name": name,
@@ -219,8 +232,8 @@ def refuse_other_slides(base: str, first: Sample, name: str, other: Sample) -> N
         )
     if first.unit != other.unit:
         raise PredictionsError(
-            f"{base} predicts {first.unit}s, {name} {other.unit}s — bring the one of slides to "
-            "patients first: `wsi evaluate --level patient --out DIR` writes them"
+            f"{base} predicts {first.unit}s, {name} {other.unit}s — compare patients: "
+            "--level patient brings slides to their patients"
         )
     for what, of_sample in (("slides", _slides), ("patients", _patients), ("labels", _labels)):
         mine, theirs = of_sample(first), of_sample(other)

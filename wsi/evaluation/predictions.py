@@ -25,7 +25,7 @@ TEXTS = ("slide_id", "patient_id", "site", "cohort", "split", "y_true", "y_pred"
 NUMBERS = ("fold", "seed")
 HEAD = ("slide_id", "patient_id", "site", "cohort", "fold", "seed", "split", "y_true")
 _DEFAULTS = {"site": "", "cohort": "", "fold": 0, "seed": 0, "split": "test", "y_true": ""}
-_SUM_TOLERANCE = 1e-3  # a softmax in half precision, written with few digits
+SUM_TOLERANCE = 1e-3  # a softmax in half precision, written with few digits
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +46,8 @@ class Predictions:
         ordered: the classes are grades, from the least to the most severe.
         calibration: what the validation part of each fit settled, by `fit_name`; empty where
             nothing is known.
+        of_patients: rows are patients, though nobody said of how many slides.
+        notes: what a reader of their scores must know, one line each.
 
     Raises:
         PredictionsError: a column is missing, a probability is not one, a label is no class, or
@@ -61,6 +63,8 @@ class Predictions:
     slides: Mapping[str, int] = field(default_factory=dict)
     ordered: bool = False
     calibration: Mapping[str, Calibration] = field(default_factory=dict)
+    of_patients: bool = False
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", tuple(self.classes))
@@ -86,7 +90,7 @@ class Predictions:
     @property
     def unit(self) -> str:
         """Return what a row is of: `slide`, or `patient`."""
-        return "patient" if self.slides else "slide"
+        return "patient" if self.slides or self.of_patients else "slide"
 
     @property
     def seeds(self) -> list[int]:
@@ -130,6 +134,10 @@ def write_table(
         sidecar["ordered"] = True
     if predictions.calibration:
         sidecar["calibration"] = {k: one.to_json() for k, one in predictions.calibration.items()}
+    elif predictions.of_patients:
+        sidecar["of_patients"] = True
+    if predictions.notes:
+        sidecar["notes"] = list(predictions.notes)
     publish_json(path.with_suffix(".json"), sidecar | dict(about or {}))
 
 
@@ -167,15 +175,22 @@ def read_predictions(path: Path | str, classes: Sequence[str] | None = None) -> 
             sidecar["slides"],
             sidecar["ordered"],
             sidecar["calibration"],
+            sidecar["of_patients"],
+            sidecar["notes"],
         )
     except PredictionsError as error:
         raise PredictionsError(f"{path.name}: {error}") from error
 
 
-def join_labels(predictions: Predictions, cohort: Cohort) -> Predictions:
+def join_labels(
+    predictions: Predictions, cohort: Cohort, *, keep_labels: bool = False
+) -> Predictions:
     """Return the predictions with the labels, and missing sites, of a cohort table.
 
     A slide whose patient is unknown, so that its own id stands there, gets that of the table.
+
+    Args:
+        keep_labels: leave the labels as they are, and take patients and sites alone.
 
     Raises:
         PredictionsError: a predicted slide is not in the cohort, has no label or another patient,
@@ -193,15 +208,19 @@ def join_labels(predictions: Predictions, cohort: Cohort) -> Predictions:
         found: by_id[mine] for mine, found in match_ids(cohort, set(table["slide_id"])).items()
     }
     _refuse("are not in cohort", cohort, [s for s in table["slide_id"] if s not in meant])
-    _refuse("have no label in cohort", cohort, [s for s in table["slide_id"] if not meant[s].label])
+    if not keep_labels:
+        none = [s for s in table["slide_id"] if not meant[s].label]
+        _refuse("have no label in cohort", cohort, none)
     rows = [meant[slide_id] for slide_id in table["slide_id"]]
     # A slide predicted without a table stands for its own patient.
     known = table["patient_id"] != table["slide_id"]
     others = [r.slide_id for r, p in zip(rows, table["patient_id"].where(known)) if _differs(r, p)]
     _refuse("have another patient in cohort", cohort, others)
     table["patient_id"] = [row.patient_id for row in rows]
-    table["y_true"] = [row.label or "" for row in rows]
     table["site"] = [kept or row.site or "" for kept, row in zip(table["site"], rows)]
+    if keep_labels:
+        return replace(predictions, table=table)
+    table["y_true"] = [row.label or "" for row in rows]
     return replace(predictions, table=table, labels_from=cohort.labels_from)
 
 
@@ -246,6 +265,8 @@ def _sidecar(path: Path, classes: Sequence[str] | None) -> dict:
         nothing = {"not_evaluable": {}, "head": None, "labels_from": "", "slides": {}}
         nothing |= {"ordered": False, "calibration": {}}
         return {"classes": list(classes), "decision": "as given", **nothing}
+        unsaid = {"of_patients": False, "notes": ()}
+        return {"classes": list(classes), "decision": "as given", **nothing, **unsaid}
     try:
         sidecar = json.loads(beside.read_text(encoding="utf-8"))
         known = {
@@ -257,6 +278,8 @@ def _sidecar(path: Path, classes: Sequence[str] | None) -> dict:
         known["ordered"] = bool(sidecar.get("ordered", False))
         settled = sidecar.get("calibration", {})
         known["calibration"] = {k: Calibration.from_json(one) for k, one in settled.items()}
+        known["of_patients"] = bool(sidecar.get("of_patients", False))
+        known["notes"] = tuple(str(note) for note in sidecar.get("notes", ()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise PredictionsError(f"{beside.name} is no sidecar of predictions: {error}") from error
     if known["schema"] != SCHEMA:
@@ -350,7 +373,7 @@ def _probability_problems(table: pd.DataFrame, classes: Sequence[str]) -> list[s
     p = table[_columns(classes)].to_numpy(np.float64)
     finite = np.isfinite(p).all(axis=1)
     inside = ((p >= 0) & (p <= 1)).all(axis=1)
-    summed = np.abs(p.sum(axis=1) - 1) <= _SUM_TOLERANCE
+    summed = np.abs(p.sum(axis=1) - 1) <= SUM_TOLERANCE
     named = [
         (~finite, "probabilities that are no finite numbers"),
         (finite & ~inside, "probabilities outside [0, 1]"),

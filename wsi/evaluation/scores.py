@@ -308,7 +308,7 @@ def _coverage(predictions: Predictions, sample: Sample) -> dict[str, Any]:
 
 
 def _notes(predictions: Predictions, sample: Sample) -> list[str]:
-    notes = []
+    notes = list(predictions.notes)
     other = Counter(predictions.table["split"])
     left_out = {part: n for part, n in other.items() if part not in ("", "test")}
     if left_out:
