@@ -9,22 +9,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from shapely.geometry import MultiPolygon, Polygon
-
 import pipelines.config
 from pipelines.console import Console
 from pipelines.labelled import labelled_predictions
 from pipelines.patient_bags import read_slide_counts
 from pipelines.rundir import RunDir
+from pipelines.slide_pictures import slide_pictures
 from pipelines.tilecounts import dropped_words
-from wsi.bags import TileFilter, open_store
-from wsi.errors import ExplainError, WsiError
+from wsi.bags import TileFilter
 from wsi.evaluation import Predictions
-from wsi.explain import attention_of, draw_attention
-from wsi.geojson import read_geojson
-from wsi.report import Example, RunSummary
+from wsi.report import RunSummary
 from wsi.report.summary import PartRow
-from wsi.slides import open_slide
 from wsi.specs import Config
 
 _THUMBNAIL_PX = 1000
@@ -34,12 +29,13 @@ _WRONG_SHOWN = 2
 def summarise(run_dir: RunDir, console: Console, name: str = "") -> RunSummary:
     """Return the run's figures, curves, facts and example slides.
 
-    Example slides need the slide files; where they cannot be reached the report goes without.
+    Pictures need the slide files; where these cannot be reached the report says so.
     """
     config = pipelines.config.read_config(run_dir.config)
     inputs = run_dir.read_inputs()
     predictions = labelled_predictions(run_dir)
     done = {cell.name: _json(cell / "done.json") for cell in run_dir.cells()}
+    pictures, without = slide_pictures(run_dir, config, inputs, predictions, console)
     return RunSummary(
         name=name or run_dir.root.name,
         metrics=_json(run_dir.metrics),
@@ -48,7 +44,8 @@ def summarise(run_dir: RunDir, console: Console, name: str = "") -> RunSummary:
         facts=_facts(config, inputs, _json(run_dir.environment), list(done.values())),
         parts=_parts(run_dir, predictions),
         warnings=_json(run_dir.splits.with_suffix(".json"))["warnings"],
-        examples=_examples(run_dir, config, inputs, predictions, console),
+        examples=pictures,
+        without_picture=without,
         chosen={name: facts["best_epoch"] for name, facts in done.items()},
         monitor=config.fit.monitor,
     )
@@ -134,86 +131,6 @@ def _parts(run_dir: RunDir, predictions: Predictions) -> list[PartRow]:
         n_slides = sum(of_patient.get(p, 1) for _, p in members) if of_patient else len(members)
         rows.append(PartRow(fold, part, n_slides, len({p for _, p in members}), shown))
     return rows
-
-
-def _examples(
-    run_dir: RunDir,
-    config: Config,
-    inputs: Mapping[str, Any],
-    predictions: Predictions,
-    console: Console,
-) -> list[Example]:
-    if predictions.unit == "patient":
-        console.detail("no attention overlays: bags are of patients, pictures of slides")
-        return []
-    paths = _slide_paths(Path(inputs["bags"]))
-    chosen = [row for row in _telling(predictions) if row["slide_id"] in paths]
-    examples = []
-    for row in chosen:
-        try:
-            examples.append(_example(run_dir, config, inputs, row, paths[row["slide_id"]]))
-        except ExplainError as error:
-            console.detail(f"no attention overlays: {error}")
-            break
-        except (WsiError, OSError) as error:
-            console.detail(f"no picture of {row['slide_id']}: {error}")
-    return examples
-
-
-def _telling(predictions: Predictions) -> list[dict[str, Any]]:
-    """Return the surest right slide of each class and the surest wrong ones, of one seed."""
-    columns = [f"p_{name}" for name in predictions.classes]
-    rows: list[dict[str, Any]] = [
-        {str(k): v for k, v in row.items()} | {"p": max(row[c] for c in columns)}
-        for row in predictions.table.to_dict(orient="records")
-        if row["seed"] == predictions.seeds[0]
-    ]
-    rows.sort(key=lambda row: (-row["p"], row["slide_id"]))
-    right = [row for row in rows if row["y_true"] == row["y_pred"]]
-    surest = [next((r for r in right if r["y_true"] == c), None) for c in predictions.classes]
-    wrong = [row for row in rows if row["y_true"] != row["y_pred"]][:_WRONG_SHOWN]
-    return [row for row in surest if row is not None] + wrong
-
-
-def _example(
-    run_dir: RunDir, config: Config, inputs: Mapping[str, Any], row: Mapping[str, Any], path: Path
-) -> Example:
-    from wsi.training import load
-
-    store = open_store(inputs["bags"])
-    model, _ = load(run_dir.cell(int(row["fold"]), int(row["seed"])) / "model.safetensors")
-    slide_id = row["slide_id"]
-    attention = attention_of(model, store.read, [slide_id], tiles=TileFilter.of(config.data))[0]
-    mpp = store.info(slide_id).provenance.slide["mpp"]
-    with open_slide(path, slide_id, mpp=mpp[0]) as slide:
-        thumbnail = slide.thumbnail(max(1.0, max(slide.info.bounds0[2:]) / _THUMBNAIL_PX))
-        origin = slide.info.bounds0[0], slide.info.bounds0[1]
-    outlines = _annotations(path, origin)
-    picture = draw_attention(thumbnail, attention, outlines, mpp=(mpp[0], mpp[1]))
-    caption = "attention" + (", annotated lesions dashed" if outlines else "")
-    return Example(
-        slide_id, row["y_true"], row["y_pred"], float(row["p"]), row["site"], picture, caption
-    )
-
-
-def _annotations(path: Path, origin0: tuple[int, int]) -> list[Polygon | MultiPolygon]:
-    """Return the outlines in a GeoJSON file beside the slide, if there is one."""
-    beside = path.with_suffix(".geojson")
-    if not beside.is_file():
-        return []
-    shapes = (shape.geometry for shape in read_geojson(beside, origin0))
-    return [shape for shape in shapes if isinstance(shape, Polygon | MultiPolygon)]
-
-
-def _slide_paths(bags: Path) -> dict[str, Path]:
-    """Return the slide files that `wsi preprocess` recorded beside these bags."""
-    table = bags.parent.parent / "slides.csv"
-    if not table.is_file():
-        return {}
-    with table.open(encoding="utf-8", newline="") as handle:
-        rows = list(csv.DictReader(handle))
-    found = {row["slide_id"]: Path(row["path"]) for row in rows if row.get("path")}
-    return {slide_id: path for slide_id, path in found.items() if path.is_file()}
 
 
 def names_of(roots: Sequence[Path]) -> list[str]:

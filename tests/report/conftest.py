@@ -8,6 +8,7 @@ import pytest
 
 from wsi.evaluation import Predictions, evaluate
 from wsi.report import Example, PartRow, RunSummary
+from wsi.report.telling import telling
 from wsi.specs import EvaluateSpec
 
 VOID = {"meta", "img", "br", "link", "hr", "input"}
@@ -105,15 +106,11 @@ def run_of(name="ce", classes=("normal", "low", "high"), seeds=1, pictures=1, **
     rng = np.random.default_rng(7)
     examples = [
         Example(
-            f"s{k:03}",
-            classes[0],
-            classes[k % 2],
-            0.62,
-            "c0",
+            slide.slide_id,
             rng.integers(0, 256, (600, 700, 3), dtype=np.uint8),
             f"attention {k}",
         )
-        for k in range(pictures)
+        for k, slide in enumerate(telling(predictions)[:pictures])
     ]
     values = {
         "metrics": evaluate(predictions, QUICK),

@@ -7,18 +7,10 @@ import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
 
 from wsi.report import figures
 
 SVG = "{http://www.w3.org/2000/svg}"
-
-
-def scores(n=40, C=3, seed=0):
-    rng = np.random.default_rng(seed)
-    y = np.arange(n) % C
-    z = np.round(rng.normal(size=(n, C)) + 1.2 * np.eye(C)[y], 1)  # rounded, so that scores tie
-    return y, np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
 
 
 def points(root: ET.Element, gid: str) -> np.ndarray:
@@ -30,48 +22,6 @@ def points(root: ET.Element, gid: str) -> np.ndarray:
 
 def texts(svg: str) -> list[str]:
     return ["".join(t.itertext()) for t in ET.fromstring(svg).iter(f"{SVG}text")]
-
-
-def brute_force_roc(positive, score):
-    """Return (fpr, tpr) at every threshold, from the definition."""
-    thresholds = [np.inf, *sorted(set(score), reverse=True)]
-    return {
-        (
-            round(float((score >= t)[~positive].mean()), 6),
-            round(float((score >= t)[positive].mean()), 6),
-        )
-        for t in thresholds
-    }
-
-
-def on_the_curve(corner, every):
-    """Whether a point is one of the corners or lies between two of them on a straight piece."""
-    return min(np.hypot(corner[0] - x, corner[1] - y) for x, y in every) < 1e-3
-
-
-def test_roc_curves_run_through_the_rates_of_every_threshold():
-    y, p = scores()
-    root = ET.fromstring(figures.roc(y, p, ["a", "b", "c"], "u"))
-    chance = points(root, "u-chance")  # from (0, 0) to (1, 1)
-    for c in range(3):
-        drawn = (points(root, f"u-class-{c}") - chance[0]) / (chance[1] - chance[0])
-        every = brute_force_roc(y == c, p[:, c])
-        assert all(on_the_curve(point, every) for point in drawn)
-        # No threshold is off the line drawn: interpolating it gives the area of the definition.
-        area = np.trapezoid(drawn[:, 1], drawn[:, 0])
-        assert area == pytest.approx(roc_auc_score(y == c, p[:, c]), abs=1e-4)
-        np.testing.assert_allclose(drawn[[0, -1]], [[0, 0], [1, 1]], atol=1e-5)
-
-
-def test_the_roc_legend_gives_the_area_or_says_it_has_none():
-    y, p = scores(C=4)
-    y = np.where(y == 3, 0, y)
-    legend = [t for t in texts(figures.roc(y, p, list("abcd"), "u")) if "AUC" in t]
-    areas = [f"AUC {roc_auc_score(y == c, p[:, c]):.2f}  {'abc'[c]}" for c in range(3)]
-    assert [" ".join(t.split()) for t in legend] == [
-        *(" ".join(t.split()) for t in areas),
-        "AUC undefined d",
-    ]
 
 
 def test_the_confusion_matrix_shows_counts_and_row_percent():
@@ -177,9 +127,8 @@ def test_the_kept_epoch_is_ringed_and_named():
 
 
 def test_ids_begin_with_the_prefix_and_names_stay_as_they_are():
-    y, p = scores()
     names = ['id="x"', "_hidden", "$a$ <b>"]
-    svg = figures.roc(y, p, names, "mine")
+    svg = figures.confusion(np.eye(3), names, "mine")
     ids = [e.get("id") for e in ET.fromstring(svg).iter() if e.get("id")]
     assert ids
     assert all(i.startswith("mine-") for i in ids)
@@ -188,8 +137,7 @@ def test_ids_begin_with_the_prefix_and_names_stay_as_they_are():
 
 
 def test_figures_are_the_same_every_time():
-    y, p = scores()
-    first, again = (figures.roc(y, p, ["a", "b", "c"], "u") for _ in range(2))
+    first, again = (figures.confusion(np.eye(2), ["a", "b"], "u") for _ in range(2))
     assert first == again
     assert "<metadata" not in first
 

@@ -18,6 +18,7 @@ from wsi.evaluation import compare
 from wsi.report import Example, write_report
 from wsi.report.page import render
 
+TOLD = "s011"  # a slide that the toy runs take for another class
 NASTY = "<script>alert(1)</script>"
 
 
@@ -58,8 +59,9 @@ def test_the_policy_lets_exactly_our_script_run(two):
 def test_every_figure_has_a_name_and_every_table_a_caption(two, parsed):
     page = parsed(two[2])
     figures = page.all("svg")
-    # forest, by site, accuracy against NCMI; per run: confusion, ROC and three folds
-    assert len(figures) == 3 + 2 * (2 + 3)
+    # forest, by site, accuracy against NCMI; per run: confusion, reliability, two curves of each
+    # of three classes and three folds
+    assert len(figures) == 3 + 2 * (2 + 2 * 3 + 3)
     assert all(f["role"] == "img" and f["aria-label"].strip() for f in figures)
     assert len({f["aria-label"] for f in figures}) > 5
     assert all(image["alt"].strip() for image in page.all("img"))
@@ -101,7 +103,7 @@ def test_the_values_shown_are_those_of_the_metrics(two, parsed):
 
 def test_names_with_markup_come_out_inert(toy, quick, parsed):
     classes = (NASTY, 'id="x" href="#y"', "_a$b$ & 'c'", "正常")
-    example = Example(NASTY, NASTY, "正常", 0.5, NASTY, np.zeros((9, 9, 3), np.uint8), NASTY)
+    example = Example("s000", np.zeros((9, 9, 3), np.uint8), NASTY)
     kwargs = {"examples": [example], "facts": {NASTY: NASTY}, "warnings": [NASTY]}
     runs = [toy(f"{NASTY}{k}", classes, monitor=NASTY, **kwargs) for k in range(2)]
     compared = compare([(r.name, r.predictions) for r in runs], spec=quick)
@@ -137,9 +139,7 @@ def test_an_example_keeps_its_own_picture(toy, parsed):
         toy(
             str(colour),
             histories={},
-            examples=[
-                Example("s", "low", "low", 0.9, "", np.full((60, 80, 3), colour, np.uint8), "")
-            ],
+            examples=[Example(TOLD, np.full((60, 80, 3), colour, np.uint8), "")],
         )
         for colour in colours
     ]
@@ -211,7 +211,7 @@ def test_metrics_that_do_not_belong_are_refused(toy):
 )
 def test_what_is_no_picture_is_refused(picture):
     with pytest.raises(ConfigError, match="uint8"):
-        Example("s", "a", "a", 0.5, "", picture, "")
+        Example("s", picture, "")
 
 
 def test_writing_a_report_and_drawing_attention_need_no_torch():

@@ -147,7 +147,7 @@ def quadratic_kappa(confusion: Array) -> Array:
 
 def class_auc(positive: Array, score: Array, weights: Array) -> Array:
     """Return the area under the ROC curve (R,) of one class against the rest; ties count half."""
-    hits, misses = _steps(positive, score, weights)
+    hits, misses = steps(positive, score, weights)
     above = np.cumsum(misses, axis=0)  # misses that score at least as high as each step
     below = above[-1] - above + misses / 2
     return ratio((hits * below).sum(0), hits.sum(0) * misses.sum(0))
@@ -158,7 +158,7 @@ def class_average_precision(positive: Array, score: Array, weights: Array) -> Ar
 
     Undefined without a single negative, where any score would get 1.
     """
-    hits, misses = _steps(positive, score, weights)
+    hits, misses = steps(positive, score, weights)
     found = np.cumsum(hits, axis=0)
     precision = ratio(found, found + np.cumsum(misses, axis=0), undefined=0.0)
     value = ratio((hits * precision).sum(0), hits.sum(0))
@@ -265,7 +265,7 @@ def _one_vs_rest(of_class: Callable[..., Array], y: Array, p: Array, weights: Ar
     )
 
 
-def _steps(positive: Array, score: Array, weights: Array) -> tuple[Array, Array]:
+def steps(positive: Array, score: Array, weights: Array) -> tuple[Array, Array]:
     """Return the weight of positives and negatives at each distinct score, highest first."""
     order = np.argsort(-score, kind="stable")
     ranked = score[order]

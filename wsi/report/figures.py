@@ -8,7 +8,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -18,13 +18,11 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
-from sklearn.metrics import auc, roc_curve
 
 BLUE, VERMILION, GREEN = "#0072B2", "#D55E00", "#009E73"
 CLASS_COLORS = (BLUE, VERMILION, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Colour-blind safe (Okabe & Ito 2008), without the yellow that white swallows."""
 
-_DASHES = ("-", "--", "-.", ":")  # lines differ in more than colour
 _ALARM = "#b34700"
 _INK, _MUTED, _RULE = "#222222", "#5f6670", "#d5d9de"
 _NAME_CHARS = 22
@@ -68,7 +66,7 @@ def confusion(counts: np.ndarray, classes: Sequence[str], uid: str) -> str:
     C = len(classes)
     total = counts.sum(axis=1, keepdims=True)
     share = np.divide(counts, total, out=np.zeros(counts.shape), where=total > 0)
-    names = [_short(name) for name in classes]
+    names = [short_name(name) for name in classes]
     edge = max(2.85, 0.62 * C)
     with drawing(1.05 + edge, 0.75 + edge) as figure:
         axes = figure.subplots()
@@ -89,51 +87,19 @@ def confusion(counts: np.ndarray, classes: Sequence[str], uid: str) -> str:
         for row, column in np.ndindex(C, C):
             percent = f"{100 * share[row, column]:.0f}%" if total[row, 0] else "–"
             colour = "white" if share[row, column] > 0.72 else _INK
-            text = f"{_count(float(counts[row, column]))}\n{percent}"
+            text = f"{count(float(counts[row, column]))}\n{percent}"
             axes.text(column, row, text, ha="center", va="center", color=colour, linespacing=1.35)
         return as_svg(figure, uid, f"Confusion matrix of {C} classes: {_diagonal(counts, classes)}")
 
 
-def _count(value: float) -> str:
+def count(value: float) -> str:
+    """Return a number of slides, which need not be whole where it is a mean over seeds."""
     return f"{value:.0f}" if float(value).is_integer() else f"{value:.1f}"
 
 
 def _diagonal(counts: np.ndarray, classes: Sequence[str]) -> str:
     rows = zip(classes, counts.diagonal(), counts.sum(axis=1))
-    return "; ".join(f"{name} {_count(hit)} of {_count(n)} right" for name, hit, n in rows)
-
-
-def roc(y: np.ndarray, p: np.ndarray, classes: Sequence[str], uid: str) -> str:
-    """Return one-vs-rest ROC curves with the area under each.
-
-    A class without slides, or with all of them, has no curve, and the legend says so.
-
-    Args:
-        y: true classes (n,).
-        p: probabilities (n, C).
-    """
-    handles, said = [], []
-    C = len(classes)
-    with drawing(4.0, 3.8 + 0.23 * C) as figure:
-        axes = figure.subplots()
-        axes.plot([0, 1], [0, 1], color=_MUTED, lw=0.8, ls=(0, (2, 3)), gid="chance")
-        for c, name in enumerate(classes):
-            style: dict[str, Any] = {
-                "color": CLASS_COLORS[c % len(CLASS_COLORS)],
-                "ls": _DASHES[c % len(_DASHES)],
-                "lw": 1.8,
-            }
-            area = "undefined"
-            if 0 < (y == c).sum() < len(y):
-                fpr, tpr, _ = roc_curve(y == c, p[:, c])
-                axes.plot(fpr, tpr, **style, gid=f"class-{c}")
-                area = f"{auc(fpr, tpr):.2f}"
-            handles.append(Line2D([], [], **style))
-            said.append(f"AUC {area}  {_short(name)}")
-        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
-        axes.set(xlabel="false positive rate", ylabel="true positive rate")
-        figure.legend(handles, said, loc="outside lower center", handlelength=2.6)
-        return as_svg(figure, uid, f"ROC curves, one against the rest: {'; '.join(said)}")
+    return "; ".join(f"{name} {count(hit)} of {count(n)} right" for name, hit, n in rows)
 
 
 def learning(
@@ -160,7 +126,7 @@ def learning(
         for axes, panel in zip(every[:, 0], panels):
             for name, rows in trainings.items():
                 _draw_training(axes, panel, rows, chosen.get(name))
-            axes.set(ylabel="loss" if panel == "loss" else _short(monitor), ylim=limits[panel])
+            axes.set(ylabel="loss" if panel == "loss" else short_name(monitor), ylim=limits[panel])
             axes.yaxis.set_major_locator(MaxNLocator(4))
         every[0, 0].set_title(title, loc="left", fontsize=9, fontweight="bold")
         every[-1, 0].set_xlabel("epoch")
@@ -248,7 +214,7 @@ def forest(
             else:
                 beside = {"xytext": (7, 0), "textcoords": "offset points"}
                 right.annotate("reference", (0, place), va="center", color=_MUTED, **beside)
-        left.set_yticks(places, [_short(run["name"], 30) for run in runs])
+        left.set_yticks(places, [short_name(run["name"], 30) for run in runs])
         left.set(ylim=(len(runs) - 0.4, -0.6), xlabel=metric)
         right.set_xlabel(f"difference in {metric}")
         for axes in (left, right):
@@ -285,13 +251,13 @@ def forest_by_site(
                 row = next(row for row in differences if row["name"] == name)
                 at = place + (k - (len(names) - 1) / 2) * step
                 _draw_interval(axes, row, at, colour, mark)
-        axes.set_yticks(range(len(groups)), [_short(label, 30) for label, _ in groups])
+        axes.set_yticks(range(len(groups)), [short_name(label, 30) for label, _ in groups])
         axes.set(ylim=(len(groups) - 0.4, -0.6), xlabel=f"difference in {metric}")
         axes.tick_params(axis="y", length=0)
         axes.grid(visible=False, axis="y")
         axes.spines["left"].set_visible(False)
         if len(names) > 1:
-            shown = [_short(name, 30) for name in names]
+            shown = [short_name(name, 30) for name in names]
             figure.legend(handles, shown, loc="outside lower center", ncols=min(3, len(names)))
         return as_svg(figure, uid, f"Differences in {metric} on each of {len(sites)} sites")
 
@@ -344,7 +310,7 @@ def accuracy_ncmi(points: Sequence[Mapping[str, Any]], uid: str) -> str:
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.margins(0.12)
         axes.set(xlabel="NCMI of the predictions (lower is better)", ylabel="accuracy")
-        figure.legend(handles, [_short(run, 30) for run in runs], loc="outside lower center")
+        figure.legend(handles, [short_name(run, 30) for run in runs], loc="outside lower center")
         said = "; ".join(
             f"{p['run']} seed {p['seed']}: {p['accuracy']:.3f} at {p['ncmi']:.3g}" for p in points
         )
@@ -352,12 +318,18 @@ def accuracy_ncmi(points: Sequence[Mapping[str, Any]], uid: str) -> str:
 
 
 @contextmanager
-def drawing(width: float, height: float) -> Iterator[Figure]:
-    """Yield an empty figure of a size in inches, drawn and saved in our style."""
+def drawing(
+    width: float, height: float, layout: Literal["constrained"] | None = "constrained"
+) -> Iterator[Figure]:
+    """Yield an empty figure of a size in inches, drawn and saved in our style.
+
+    Args:
+        layout: None for small figures all alike, whose margins are given: fitting takes longer.
+    """
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         # The browser has the letters that the font used for measuring lacks.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = Figure(figsize=(width, height), layout=layout)
         FigureCanvasSVG(figure)
         yield figure
 
@@ -374,6 +346,6 @@ def as_svg(figure: Figure, uid: str, label: str) -> str:
     return text.replace("<svg", f'<svg role="img" aria-label="{html.escape(label)}"', 1).strip()
 
 
-def _short(name: str, limit: int = _NAME_CHARS) -> str:
+def short_name(name: str, limit: int = _NAME_CHARS) -> str:
     """Return a name that fits a figure; tables give it in full."""
     return name if len(name) <= limit else f"{name[: limit - 1]}…"

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from markupsafe import Markup
 
 from wsi.errors import ConfigError
-from wsi.evaluation import METRICS, Predictions
-from wsi.evaluation.sample import make_sample
+from wsi.evaluation import METRICS
 from wsi.files import publish_bytes
-from wsi.report import figures, tables
+from wsi.report import figures, run_figures, slides, tables
 from wsi.report.accuracy_ncmi import accuracy_against_ncmi
 from wsi.report.cells import Table, interval, percent
 from wsi.report.floor_table import shown_floors
 from wsi.report.pictures import data_uris
-from wsi.report.summary import Epochs, Example, RunSummary
+from wsi.report.run_figures import Figure
+from wsi.report.summary import Epochs, RunSummary
 from wsi.report.templates import script, template
 
-_MOST_BESIDE = 5  # classes of a confusion matrix that leaves room for another figure
+MOST_BYTES = 4_900_000
+"""Of a page: it can be sent by mail, and opened anywhere."""
+
 _CARDS = ("macro_f1", "auc", "balanced_accuracy")
 
 
@@ -61,22 +61,63 @@ def render(
     next_steps: Sequence[str] = (),
 ) -> str:
     """Return the page as text; see `write_report`."""
-    examples = [example for run in runs for example in run.examples]
-    pictures = iter(data_uris([example.picture for example in examples]))
-    shown = [_run(k, run, pictures) for k, run in enumerate(runs)]
-    return template("page.html.j2").render(
-        title=title,
-        lead=lead,
-        next_steps=next_steps,
-        script=script("sort.js"),
-        side_by_side=tables.side_by_side(runs) if len(runs) > 1 else None,
-        comparison=_comparison(comparison),
-        runs=shown,
-        alarmed=[run for run in shown if run["learning"] and run["learning"]["alarms"]],
-        facts=tables.facts(runs) if any(run.facts for run in runs) else None,
-        parts=_parts(runs),
-        n_warnings=sum(len(run.warnings) for run in runs),
-    )
+    fixed = {
+        "title": title,
+        "lead": lead,
+        "next_steps": next_steps,
+        "script": script("sort.js"),
+        "side_by_side": tables.side_by_side(runs) if len(runs) > 1 else None,
+        "comparison": _comparison(comparison),
+        "facts": tables.facts(runs) if any(run.facts for run in runs) else None,
+        "parts": _parts(runs),
+        "n_warnings": sum(len(run.warnings) for run in runs),
+    }
+    shown = [_run(k, run) for k, run in enumerate(runs)]
+    return _within(MOST_BYTES, fixed, runs, shown)
+
+
+def _within(
+    most_bytes: int,
+    fixed: Mapping[str, Any],
+    runs: Sequence[RunSummary],
+    shown: Sequence[dict[str, Any]],
+) -> str:
+    """Return the page at its best that keeps to the bytes.
+
+    Pictures of slides give way first, in size and then in number, learning curves after them.
+    """
+
+    def page(uris: Sequence[Sequence[str | None]], curves: int | None) -> str:
+        sections = [
+            one | {"slides": slides.section(run, of), "learning": _shortened(one, curves)}
+            for one, run, of in zip(shown, runs, uris, strict=True)
+        ]
+        alarmed = [one for one in sections if one["learning"] and one["learning"]["alarms"]]
+        return template("page.html.j2").render(**fixed, runs=sections, alarmed=alarmed)
+
+    bare = [[""] * len(run.examples) for run in runs]
+    for curves in (None, 1, 0):
+        room = most_bytes - len(page(bare, curves).encode())
+        if room >= 0:
+            break
+    return page(_fitting(runs, room), curves)
+
+
+def _shortened(run: Mapping[str, Any], most: int | None) -> dict[str, Any] | None:
+    """Return the learning curves of the first folds only, and how many are left out."""
+    learning = run["learning"]
+    if learning is None or most is None:
+        return learning
+    svgs = learning["svgs"]
+    return learning | {"svgs": svgs[:most], "left_out": len(svgs) - len(svgs[:most])}
+
+
+def _fitting(runs: Sequence[RunSummary], most_bytes: int) -> list[list[str | None]]:
+    """Return the data URIs of each run's pictures; the first of every run come before others."""
+    places = sorted((k, r) for r, run in enumerate(runs) for k in range(len(run.examples)))
+    pictures = [runs[r].examples[k].picture for k, r in places]
+    found = dict(zip(places, data_uris(pictures, most_bytes), strict=True))
+    return [[found[k, r] for k in range(len(run.examples))] for r, run in enumerate(runs)]
 
 
 def _check(runs: Sequence[RunSummary], comparison: Mapping[str, Any] | None) -> None:
@@ -92,15 +133,6 @@ def _check(runs: Sequence[RunSummary], comparison: Mapping[str, Any] | None) -> 
             f"the comparison is of {', '.join(sorted(compared))}, the report of "
             f"{', '.join(names)} — compare the runs that are reported"
         )
-
-
-@dataclass(frozen=True)
-class _Figure:
-    """An SVG with its caption; a wide one stands alone."""
-
-    svg: Markup
-    caption: str
-    wide: bool = False
 
 
 def _comparison(comparison: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -121,7 +153,7 @@ def _comparison(comparison: Mapping[str, Any] | None) -> dict[str, Any] | None:
         f"same resampled patients; an advantage over it lies to the {better} of the line. "
         f"Bars are {level} intervals. Overlap on the left says nothing about the difference."
     )
-    shown = [_Figure(Markup(drawn), caption, wide=True), *_by_site(comparison)]
+    shown = [Figure(Markup(drawn), caption, wide=True), *_by_site(comparison)]
     return {
         "tables": [
             t for t in (tables.differences(comparison), tables.other_tests(comparison)) if t
@@ -131,7 +163,7 @@ def _comparison(comparison: Mapping[str, Any] | None) -> dict[str, Any] | None:
     }
 
 
-def _by_site(comparison: Mapping[str, Any]) -> list[_Figure]:
+def _by_site(comparison: Mapping[str, Any]) -> list[Figure]:
     """Return the differences on each site, where there are several."""
     sites = comparison.get("by_site")
     if not sites:
@@ -143,16 +175,16 @@ def _by_site(comparison: Mapping[str, Any]) -> list[_Figure]:
         "(their number in brackets), paired and resampled by patients of that site. A site of few "
         "patients has a wide bar or none."
     )
-    return [_Figure(Markup(drawn), caption, wide=True)]
+    return [Figure(Markup(drawn), caption, wide=True)]
 
 
-def _accuracy_ncmi(comparison: Mapping[str, Any]) -> list[_Figure]:
+def _accuracy_ncmi(comparison: Mapping[str, Any]) -> list[Figure]:
     """Return accuracy against NCMI, where two models or more have both."""
     drawn = accuracy_against_ncmi(comparison.get("accuracy_ncmi"), "accuracy-ncmi")
-    return [_Figure(*drawn)] if drawn else []
+    return [Figure(*drawn)] if drawn else []
 
 
-def _run(index: int, run: RunSummary, pictures: Iterator[str]) -> dict[str, Any]:
+def _run(index: int, run: RunSummary) -> dict[str, Any]:
     metrics = run.metrics
     grouped = [tables.by_group(metrics, "site"), tables.by_group(metrics, "cohort")]
     spread = [tables.by_fold(metrics), tables.by_seed(metrics)]
@@ -174,10 +206,10 @@ def _run(index: int, run: RunSummary, pictures: Iterator[str]) -> dict[str, Any]
             for table in (*grouped, tables.by_class(metrics), tables.information(metrics))
             if table
         ],
-        "figures": [_confusion(index, run), _roc(index, run)],
+        "figures": run_figures.beside_each_other(index, run),
+        "panels": run_figures.by_class(index, run),
         "spread": [table for table in spread if table],
         "learning": _learning(index, run),
-        "examples": [(example, next(pictures), _alt(example)) for example in run.examples],
         "warnings": run.warnings,
         "notes": metrics["notes"],
     }
@@ -191,34 +223,6 @@ def _cards(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             value, _, bounds = interval(metrics[name]).partition(" ")
             cards.append((METRICS[name].title, value, bounds))
     return cards
-
-
-def _confusion(index: int, run: RunSummary) -> _Figure:
-    counts = np.asarray(run.metrics["confusion"]["mean_over_seeds"], dtype=float)
-    seeds = len(run.metrics["seeds"])
-    what = "Slides" if seeds == 1 else f"Slides, mean over {seeds} seeds"
-    caption = f"Confusion matrix. {what}, and percent of the row; decided by: "
-    caption += f"{run.metrics['decision']}."
-    drawn = figures.confusion(counts, run.metrics["classes"], f"r{index}-confusion")
-    return _Figure(Markup(drawn), caption, wide=len(counts) > _MOST_BESIDE)
-
-
-def _roc(index: int, run: RunSummary) -> _Figure:
-    y, p, seeds = _pooled(run.predictions)
-    drawn = figures.roc(y, p, run.metrics["classes"], f"r{index}-roc")
-    mean = f", mean probability over {seeds} seeds" if seeds > 1 else ""
-    caption = (
-        f"ROC of each class against the rest: {len(y)} test rows of all folds pooled{mean}. "
-        "The areas are of the curves drawn; the headline AUC is the mean over folds."
-    )
-    return _Figure(Markup(drawn), caption)
-
-
-def _pooled(predictions: Predictions) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return y (n,), the mean probabilities over seeds (n, C), and the number of seeds."""
-    sample = make_sample(predictions)
-    (rows,) = sample.ensemble().runs
-    return rows.y, rows.p, len(sample.seeds)
 
 
 def _learning(index: int, run: RunSummary) -> dict[str, Any] | None:
@@ -251,11 +255,8 @@ def _learning(index: int, run: RunSummary) -> dict[str, Any] | None:
         "several": len(run.histories) > len(folds),
         "alarms": alarms,
         "silent": watched and alarms is None,
+        "left_out": 0,
     }
-
-
-def _alt(example: Example) -> str:
-    return f"{example.slide_id}: {example.caption or 'picture of the slide'}"
 
 
 def _parts(runs: Sequence[RunSummary]) -> list[tuple[str, Table]]:

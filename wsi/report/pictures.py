@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,30 +13,26 @@ from numpy.typing import NDArray
 
 from wsi.errors import ConfigError
 
-BUDGET_BYTES = 3_600_000
-"""Of all pictures of a page, encoded; leaves the page below 5 MB."""
-
-_LADDER = ((700, 88), (600, 82), (480, 76), (360, 70), (240, 64), (120, 55))
+_LADDER = ((1000, 86), (800, 82), (640, 78), (480, 72), (360, 66), (240, 60))
 """Longest edge in pixels and JPEG quality, tried until the pictures fit."""
 
 _SMALL = ((320, 80), (320, 68), (320, 55), (256, 55), (200, 50), (128, 40))
 _SMALL_BYTES = 36_000
 
-_log = logging.getLogger(__name__)
 
+def data_uris(pictures: Sequence[NDArray[np.uint8]], most_bytes: int) -> list[str | None]:
+    """Return JPEG data URIs of pictures (h, w, 3), at the best quality that keeps to the bytes.
 
-def data_uris(pictures: Sequence[NDArray[np.uint8]]) -> list[str]:
-    """Return JPEG data URIs of pictures (h, w, 3), at the best quality that keeps to the budget.
-
-    All share one quality, so that they can be compared.
+    All share one quality, so that they can be compared. Where even the least takes too many bytes,
+    the last pictures are None.
     """
     uris: list[str] = []
     for edge, quality in _LADDER:
         uris = [_data_uri(picture, edge, quality) for picture in pictures]
-        if sum(map(len, uris)) <= BUDGET_BYTES:
-            return uris
-    _log.warning("%d pictures make a page of more than 5 MB — show fewer", len(pictures))
-    return uris
+        if sum(map(len, uris)) <= most_bytes:
+            break
+    kept = np.cumsum([len(uri) for uri in uris]) <= most_bytes
+    return [uri if fits else None for uri, fits in zip(uris, kept, strict=True)]
 
 
 def _data_uri(picture: NDArray[np.uint8], edge: int, quality: int) -> str:

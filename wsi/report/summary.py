@@ -23,10 +23,6 @@ class Example:
     """One slide shown as a picture.
 
     Args:
-        y_true: its class, empty where unknown.
-        y_pred: the class predicted.
-        p: the predicted class's probability.
-        site: its site, empty where unknown.
         picture: uint8 (h, w, 3).
         caption: what the picture shows.
 
@@ -35,10 +31,6 @@ class Example:
     """
 
     slide_id: str
-    y_true: str
-    y_pred: str
-    p: float
-    site: str
     picture: NDArray[np.uint8]
     caption: str
 
@@ -73,7 +65,8 @@ class RunSummary:
         facts: what was run, in words: cohort, encoder, objective, versions ...
         parts: sizes of the parts of each fold.
         warnings: sentences a reader has to know.
-        examples: slides to show.
+        examples: pictures of slides, shown for those that `wsi.report.telling` names.
+        without_picture: why there is none, by the id of a slide.
         chosen: epoch whose weights were kept, by the name of the training.
         monitor: what the histories' `monitor` is: `auc`.
 
@@ -89,6 +82,7 @@ class RunSummary:
     parts: Sequence[PartRow] = ()
     warnings: Sequence[str] = ()
     examples: Sequence[Example] = ()
+    without_picture: Mapping[str, str] = field(default_factory=dict)
     chosen: Mapping[str, int] = field(default_factory=dict)
     monitor: str = "monitor"
 

@@ -1,0 +1,101 @@
+"""Curves and the reliability diagram: what is drawn lies where the numbers say."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+
+from tests.report.test_figures import points, texts
+from wsi.evaluation.curves import GRID, Curve
+from wsi.evaluation.metrics import METRICS
+from wsi.evaluation.sample import make_sample
+from wsi.report import curve_figures
+from wsi.report.reliability import bins_of, reliability_bins
+
+CURVE = Curve(
+    x=np.array([0, 0, 0.25, 0.25, 1]),
+    y=np.array([0, 0.5, 0.5, 1, 1]),
+    low=GRID * 0.8,
+    high=np.ones(101),
+    area=0.875,
+    share=0.3,
+    defined=1,
+)
+
+
+def on_axes(root: ET.Element, gid: str, frame: str) -> np.ndarray:
+    """Return the vertices of an element where a line from (0, 0) to (1, 1) gives the scale."""
+    corners = points(root, f"u-{frame}")
+    return (points(root, f"u-{gid}") - corners[0]) / (corners[-1] - corners[0])
+
+
+def test_the_curve_and_its_band_are_drawn_to_scale():
+    root = ET.fromstring(curve_figures.roc_panel(CURVE, "itc", "u"))
+    np.testing.assert_allclose(
+        on_axes(root, "curve", "chance"), np.stack([CURVE.x, CURVE.y], axis=1), atol=1e-4
+    )
+    # The band is one outline: its lowest corners are the lower bounds.
+    band = on_axes(root, "band", "chance")
+    at = {round(x, 2): band[np.isclose(band[:, 0], x, atol=1e-3), 1].min() for x in (0.5, 1)}
+    assert at == pytest.approx({0.5: 0.4, 1: 0.8}, abs=1e-3)
+
+
+def test_the_area_stands_over_the_panel_and_in_its_name():
+    svg = curve_figures.precision_recall_panel(CURVE, "itc", "u")
+    assert {"itc", "AP 0.88", "recall", "precision"} <= set(texts(svg))
+    assert 'aria-label="Precision-recall curve of itc against the rest: AP 0.88"' in svg
+
+
+def test_a_panel_without_a_curve_says_that_it_is_undefined():
+    svg = curve_figures.roc_panel(None, "itc", "u")
+    assert any("undefined" in text for text in texts(svg))
+    assert "u-curve" not in svg
+
+
+def test_a_curve_without_a_band_is_drawn_alone():
+    unbounded = Curve(**(vars(CURVE) | {"low": np.full(101, np.nan), "high": np.ones(101)}))
+    svg = curve_figures.roc_panel(unbounded, "itc", "u")
+    assert "u-band" not in svg
+    assert "u-curve" in svg
+
+
+def test_bins_add_up_to_the_calibration_error(toy):
+    run = toy(seeds=2, histories={})
+    sample = make_sample(run.predictions)
+    bins = reliability_bins(sample, 0.95)
+    assert sum(b["n"] for b in bins) == sample.n
+    gap = sum(b["n"] * abs(b["accuracy"] - b["confidence"]) for b in bins if b["n"]) / sample.n
+    y = np.concatenate([rows.y for rows in sample.runs])
+    p = np.concatenate([rows.p for rows in sample.runs])
+    assert gap == pytest.approx(METRICS["ece"](y, p).value)
+    for b in bins:
+        if b["n"]:
+            assert b["low"] < b["confidence"] <= b["high"]
+            assert b["accuracy_low"] <= b["accuracy"] <= b["accuracy_high"]
+        else:
+            assert (b["confidence"], b["accuracy"], b["accuracy_low"]) == (None, None, None)
+
+
+def test_bins_of_the_metrics_come_before_our_own(toy):
+    run = toy(histories={})
+    sample = make_sample(run.predictions)
+    theirs = [{"low": 0.0, "high": 1.0, "n": 1, "confidence": 0.5, "accuracy": 1.0}]
+    assert bins_of({**run.metrics, "reliability": theirs}, sample) == theirs
+    without = {k: v for k, v in run.metrics.items() if k != "reliability"}
+    assert len(bins_of(without, sample)) == 15
+
+
+def test_the_reliability_diagram_counts_slides_and_is_hollow_without_an_interval():
+    rows = ((0.4, 0.5, 2, 0.45, 0.5, 0.1, 0.9), (0.9, 1.0, 1.5, 0.95, 1.0, None, None))
+    keys = ("low", "high", "n", "confidence", "accuracy", "accuracy_low", "accuracy_high")
+    bins = [dict(zip(keys, row, strict=True)) for row in rows]
+    empty = {"low": 0.0, "high": 0.1, "n": 0} | dict.fromkeys(keys[3:])
+    svg = curve_figures.reliability([empty, *bins], "0.07", "u")
+    assert {"ECE 0.07", "2", "1.5"} <= set(texts(svg))
+    assert "2 at 0.45: 0.50 right" in svg
+    root = ET.fromstring(svg)
+    marks = [g for k in (0, 1) for g in root.iter() if g.get("id") == f"u-bin-{k}"]
+    filled = ["#0072b2" in ET.tostring(g, "unicode").partition("fill:")[2][:9] for g in marks]
+    assert filled == [True, False]
