@@ -132,7 +132,7 @@ def _labels_of(
     column = label or settings_of(source).data.label
 
     def joined(predictions: Predictions) -> Predictions:
-        classes = () if keep else predictions.classes
+        classes = None if keep else predictions.classes
         table = read_cohort(cohort, column, classes, require_label=not keep)
         if predictions.unit == "patient":
             table = patients_of(table)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
+from wsi.evaluation.calibration import reliability
 from wsi.evaluation.curves import Curve, precision_recall_curves, roc_curves
+from wsi.evaluation.intervals import draw_weights
+from wsi.evaluation.metrics import ECE_BINS
 from wsi.evaluation.sample import Sample, make_sample
 from wsi.report import curve_figures, figures
 from wsi.report.cells import number, percent
-from wsi.report.reliability import bins_of
 from wsi.report.summary import RunSummary
 from wsi.specs import EvaluateSpec
 
@@ -99,7 +102,7 @@ def _confusion(index: int, run: RunSummary) -> Figure:
 
 
 def _reliability(index: int, run: RunSummary, sample: Sample) -> Figure:
-    bins = bins_of(run.metrics, sample)
+    bins = _bins(run, sample)
     ece = number(run.metrics["ece"]["value"]) if "ece" in run.metrics else "not scored"
     drawn = curve_figures.reliability(bins, ece, f"r{index}-reliability")
     over = " and ".join(
@@ -109,9 +112,21 @@ def _reliability(index: int, run: RunSummary, sample: Sample) -> Figure:
     )
     pooled = f", rows of all {over} together (their ECE is the mean)" if over else ""
     caption = (
-        f"Reliability of the likeliest class in {len(bins)} bins of confidence{pooled}. On the "
+        f"Reliability of the likeliest class in {ECE_BINS} bins of confidence{pooled}. On the "
         "dotted line confidence is right; below it the model is too sure. Pale: "
         f"{percent(run.metrics['level'])} intervals over patients; hollow: too few "
         "slides for one. Below, slides in each bin."
     )
     return Figure(Markup(drawn), caption)
+
+
+def _bins(run: RunSummary, sample: Sample) -> list[dict[str, Any]]:
+    """Return the bins of reliability with slides in place of rows, which seeds repeat.
+
+    Scores from before there were bins have none; they are then made of the predictions.
+    """
+    spec = EvaluateSpec(level=run.metrics["level"], replicates=run.metrics["replicates"])
+    bins = run.metrics.get("reliability")
+    if bins is None:
+        bins = reliability(sample, draw_weights(sample.strata, spec), spec.level)
+    return [{**b, "n": b["n"] / len(sample.seeds)} for b in bins]
