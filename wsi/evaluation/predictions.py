@@ -264,7 +264,6 @@ def _sidecar(path: Path, classes: Sequence[str] | None) -> dict:
             )
         nothing = {"not_evaluable": {}, "head": None, "labels_from": "", "slides": {}}
         nothing |= {"ordered": False, "calibration": {}}
-        return {"classes": list(classes), "decision": "as given", **nothing}
         unsaid = {"of_patients": False, "notes": ()}
         return {"classes": list(classes), "decision": "as given", **nothing, **unsaid}
     try:
