@@ -99,6 +99,14 @@ def test_a_patient_of_most_slides_leaves_fewer_patients_to_count_on():
     )
 
 
+def test_bounds_stay_in_order_where_one_patient_has_nearly_all_slides():
+    values, strata = np.array([0.0, 0.1, 0.0, 0.2, 5.0]), np.zeros(5, int)
+    sizes = np.array([1, 1, 1, 1, 50])
+    found = bootstrap(mean_of(values), draw_weights(strata, SPEC), strata, 0.95, sizes)
+    assert found.replicates.min() <= found.low < found.value < found.high
+    assert found.high == found.replicates.max()
+
+
 def test_two_patients_have_bounds_in_order_within_their_replicates():
     strata = np.zeros(2, int)
     weights = draw_weights(strata, SPEC)

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
@@ -118,6 +118,8 @@ def test_every_weighted_metric_is_that_of_scikit_learn(name, n, C, present, seed
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.integers(34, 100), st.booleans()), min_size=1, max_size=40))
+@example([(60, True), (64, False)])
+@example([(80, True), (75, False)])
 def test_confidences_on_the_edge_of_a_bin_belong_below_it(rows):
     gaps: dict[int, Fraction] = {}
     for percent, right in rows:

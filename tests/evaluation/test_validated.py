@@ -55,6 +55,12 @@ def test_a_threshold_lies_half_way_to_the_next_lower_score():
     assert found.youden == found.sensitivity_95 == pytest.approx(0.5)
 
 
+def test_of_thresholds_as_good_as_each_other_the_lowest_stands():
+    positive = np.array([True, True, False, False])
+    found = thresholds_of(positive, np.array([0.9, 0.3, 0.5, 0.1]))
+    assert found.youden == pytest.approx(0.2)  # as good as 0.7
+
+
 def test_a_class_that_validation_lacks_has_no_threshold_and_says_why():
     y, p = np.array([0, 1, 0, 1]), np.full((4, 3), 1 / 3)
     found = fit_calibration(y, p, CLASSES).thresholds

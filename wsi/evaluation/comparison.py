@@ -13,6 +13,7 @@ from wsi.evaluation.intervals import (
     FEW_PATIENTS,
     Resampled,
     draw_weights,
+    expanded_p,
     interval_of,
     resample,
 )
@@ -26,8 +27,8 @@ from wsi.specs import EvaluateSpec
 SCHEMA = "wsi-comparison/1"
 P_FROM = (
     "p is of the two-sided bootstrap test: how many replicates stray from the difference as far as "
-    "it is from 0; the interval (BCa) also corrects bias and skewness, so near its level the two "
-    "need not agree"
+    "it is from 0, expanded for few patients as the interval is; the interval (BCa) also corrects "
+    "bias and skewness, so near its level the two need not agree"
 )
 """What `p` is, beside an interval that is made another way."""
 
@@ -43,8 +44,8 @@ def compare(
 
     One draw of patients serves all runs (a paired, patient-clustered bootstrap). `p` is the share
     of replicates whose deviation from the observed difference is at least that difference, two
-    sided (Efron & Tibshirani 1993, section 16.4), as `p_from` says in words; `p_holm` is corrected
-    for the number of differences (Holm 1979).
+    sided (Efron & Tibshirani 1993, section 16.4), expanded for few patients as intervals are;
+    `p_from` says so in words. `p_holm` is corrected for the number of differences (Holm 1979).
 
     Args:
         runs: names and predictions; the mean over seeds of each is compared.
@@ -202,7 +203,8 @@ def _difference(
     p = None
     if not np.isnan(interval.low):
         farther = np.abs(interval.replicates - interval.value) >= abs(interval.value)
-        p = float((1 + farther.sum()) / (1 + len(farther)))
+        share = float((1 + farther.sum()) / (1 + len(farther)))
+        p = expanded_p(share, sample.strata, sample.sizes)
     return {
         "name": name,
         "minus": base,

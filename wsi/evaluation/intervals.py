@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import ndtr, ndtri, stdtrit
+from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from wsi.specs import EvaluateSpec
 
@@ -162,10 +162,21 @@ def quantile(level: float, strata: Array, sizes: Array | None = None) -> float:
 
     Source: Hesterberg 2015, section 5.2, for S = 1; Kish 1965 for n.
     """
-    m = np.ones(len(strata)) if sizes is None else np.asarray(sizes, np.float64)
-    n = m.sum() ** 2 / (m**2).sum()
-    free = max(1.0, n - len(np.unique(strata)))
+    n, free = _counted(strata, sizes)
     return float(stdtrit(free, (1 + level) / 2) * np.sqrt(n / free))
+
+
+def expanded_p(p: float, strata: Array, sizes: Array | None = None) -> float:
+    """Return a two-sided p value of drawn patients, expanded as `quantile` expands an interval."""
+    n, free = _counted(strata, sizes)
+    return float(2 * stdtr(free, ndtri(p / 2) * np.sqrt(free / n)))
+
+
+def _counted(strata: Array, sizes: Array | None) -> tuple[float, float]:
+    """Return for how many patients of equal size they count, and how many of them are free."""
+    m = np.ones(len(strata)) if sizes is None else np.asarray(sizes, np.float64)
+    n = float(m.sum() ** 2 / (m**2).sum())
+    return n, max(1.0, n - len(np.unique(strata)))
 
 
 def _bca(value: float, replicates: Array, acceleration: float, z: float) -> tuple[float, float]:
