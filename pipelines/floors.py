@@ -125,7 +125,7 @@ def floors_of_run(config: Config, run_dir: RunDir, console: Console) -> tuple[Fl
     if held is not None:
         return held, ""
     inputs = run_dir.read_inputs()
-    table, bags = Path(inputs["cohort_table"]), Path(inputs["bags"])
+    table, bags = Path(inputs.get("cohort_table", "")), Path(inputs["bags"])
     if not table.is_file() or sha256_file(table) != inputs["cohort_sha256"]:
         return None, f"the cohort table of the run is no longer as it was at {table}"
     try:

@@ -84,6 +84,7 @@ def show_floors(metrics: dict[str, Any], console: Console) -> None:
         rows.append([name, *(interval(score) for pair in pairs for score in pair)])
     console.table(columns, rows, "floors from the same bags and splits")
     console.say(f"floors: {metrics['floors_note']}")
+    say_notes([f"floor {k}: {of['note']}" for k, of in floors.items() if of["note"]], console)
     console.say(site_line(metrics["site_from_features"]))
 
 

@@ -14,11 +14,13 @@ from pipelines.fits import (
     out_of_fold,
     read_probabilities,
 )
+from pipelines.floors import Floors
 from pipelines.study.cells import PREDICTIONS, Summary
 from pipelines.study.choices import Choice, Standing, best, standings
 from pipelines.study.plan import CellId, Plan
 from wsi.cohorts import Cohort
 from wsi.evaluation import Predictions, compare, join_labels
+from wsi.evaluation.floor_scores import conclusion, score_floors
 from wsi.evaluation.information_scores import accuracy_ncmi
 from wsi.evaluation.sample import make_sample
 from wsi.specs import Config, EvaluateSpec, StudySpec
@@ -59,6 +61,19 @@ def selection_results(
         first = result["metrics"][config.study.metrics[0]]
         result["notes"] = first["notes"]
     return result
+
+
+def beside_floors(
+    runs: Sequence[tuple[str, Predictions]],
+    arm: str | None,
+    floors: Floors | None,
+    spec: EvaluateSpec,
+) -> Json | None:
+    """Return the floors, and what the arm that is best on validation is worth beside them."""
+    if floors is None or arm is None:
+        return None
+    scores = score_floors(dict(runs)[arm], floors.predictions, spec, floors.notes)
+    return {"run": arm, "scores": scores, "note": conclusion(scores)}
 
 
 def _arm(choice: Choice, validation: Standing) -> Json:

@@ -30,6 +30,8 @@ TINY = (
     "evaluate.replicates=100",
     "evaluate.floors=false",
 )
+SHARED = ("fit.seeds=2", "evaluate.floors=true")
+"""What the shared run sets beside."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ def study(shared_study: Study, tmp_path: Path) -> Study:
 def shared_run(shared_study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of three folds and two seeds, with floors; never written to."""
     out = tmp_path_factory.mktemp("run") / "ce"
-    assert shared_study.train(out, "fit.seeds=2", "evaluate.floors=true") == 0
+    assert shared_study.train(out, *SHARED) == 0
     return out
 
 

@@ -30,15 +30,16 @@ def shown_floors(metrics: Json) -> ShownFloors | None:
     floors = metrics.get("floors")
     if not floors:
         return None
-    table = _table(metrics, floors)
+    table = floor_table(floors, metrics["level"])
     return ShownFloors(table, metrics["floors_note"], not not_above(floors), _site(metrics))
 
 
-def _table(metrics: Json, floors: Json) -> Table:
+def floor_table(floors: Json, level: float, run: str = "run") -> Table:
+    """Return the figures of each floor, and the difference of what `run` names to it."""
     notes = Footnotes()
     columns = ["Floor"]
     for metric in JUDGED_BY:
-        columns += [short_title(metric), f"run {MINUS} floor"]
+        columns += [short_title(metric), f"{run} {MINUS} floor"]
     rows = []
     for name, scores in floors.items():
         cells = [Cell(_TITLES.get(name, name), notes=notes.numbers(scores["note"]))]
@@ -48,7 +49,7 @@ def _table(metrics: Json, floors: Json) -> Table:
             shown = interval(difference, signed=True)
             cells += [Cell(interval(score), score["value"]), Cell(shown, difference["value"])]
         rows.append(tuple(cells))
-    caption = f"Floors from the same bags and splits, with {percent(metrics['level'])} intervals"
+    caption = f"Floors from the same bags and splits, with {percent(level)} intervals"
     return Table(caption, tuple(columns), tuple(rows), tuple(notes.texts))
 
 
