@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from pipelines.across import scores_by_cohort, tell_cohorts
 from pipelines.console import Console, counted
 from pipelines.rundir import RunDir
 from pipelines.scoring import show_metrics
@@ -62,7 +63,7 @@ def run(sources: Sequence[Path], options: Options, console: Console) -> int:
     targets = [_target(source, name, options, len(sources)) for name, source in zip(names, sources)]
     if len(set(targets)) < len(targets):
         raise ConfigError("several results would be written to one metrics.json — give --out DIR")
-    results, said = {}, set()
+    results, said, parts = {}, set(), []
     loaded = load_all(sources, options.foreign, console)
     for name, source, path, predictions in zip(names, sources, targets, loaded, strict=True):
         if cohort is not None:
@@ -81,6 +82,11 @@ def run(sources: Sequence[Path], options: Options, console: Console) -> int:
         publish_json(path, metrics)
         console.say(f"wrote {path}")
         results[name] = metrics
+        if "cohort" in by:
+            parts += scores_by_cohort(name, predictions, metrics, spec)
+    if len(parts) > 1 or (parts and options.out is not None):
+        across = tell_cohorts(parts, options.out, console)
+        results |= {"across_cohorts": across} if len(sources) > 1 else {}
     console.result(results if len(sources) > 1 else next(iter(results.values())))
     return 0
 

@@ -48,7 +48,8 @@ def evaluate(
     runs
         Run folders or predictions.csv files; with --from tables and folders of other tools.
     by
-        What to divide the results by; sites where known.
+        What to divide the results by; sites where known. By cohort, a table of all cohorts and
+        their mean is written to --out.
     cohort
         Join corrected labels from this table first.
     label
@@ -67,7 +68,8 @@ def evaluate(
     invert_softmax
         Undo the second of two softmaxes that its probabilities went through.
     out
-        Write metrics.json here, with the patients' predictions; for a run folder, there.
+        Write metrics.json here, with the patients' predictions; for a run folder, there. By
+        cohort also cohorts.md, .csv, .tex and .json.
     replicates
         Bootstrap replicates.
     """
