@@ -9,6 +9,7 @@ from typing import Literal
 
 from pipelines.across import scores_by_cohort, tell_cohorts
 from pipelines.console import Console, counted
+from pipelines.external import told_by, without_leakage
 from pipelines.rundir import RunDir
 from pipelines.scoring import show_metrics
 from pipelines.sources import Foreign, is_ours, load_all, say_own_patients
@@ -41,6 +42,7 @@ class Options:
         level: what is scored: slides, or patients by the predictions of all their slides.
         patient_rule: how slides become a patient, when not as the run's settings say.
         foreign: how tables of other tools read.
+        leave_out_trained: score new slides without those that trained their models.
     """
 
     by: tuple[str, ...] = ()
@@ -51,6 +53,7 @@ class Options:
     level: Literal["slide", "patient"] = "slide"
     patient_rule: PatientRule | None = None
     foreign: Foreign = field(default_factory=Foreign)
+    leave_out_trained: bool = False
 
 
 def run(sources: Sequence[Path], options: Options, console: Console) -> int:
@@ -66,15 +69,19 @@ def run(sources: Sequence[Path], options: Options, console: Console) -> int:
     results, said, parts = {}, set(), []
     loaded = load_all(sources, options.foreign, console)
     for name, source, path, predictions in zip(names, sources, targets, loaded, strict=True):
+        before = predictions
         if cohort is not None:
             predictions = relabelled(predictions, cohort, options.label, source, console)
+        if (told := told_by(source)) is not None:
+            leave_out = options.leave_out_trained
+            predictions = without_leakage(
+                before, predictions, told, leave_out=leave_out, console=console
+            )
         if not is_ours(source):
             say_own_patients(source, predictions, console)
         more = {}
         if options.level == "patient" and predictions.unit == "slide":
-            more["patient_rule"] = rule = (
-                options.patient_rule or settings_of(source).evaluate.patient_rule
-            )
+            more["patient_rule"] = rule = options.patient_rule or rule_of(source)
             predictions = _of_patients(predictions, rule, path, console)
         metrics = evaluate(predictions, spec) | more
         shown = metrics | {"by": {k: v for k, v in metrics["by"].items() if not by or k in by}}
@@ -105,7 +112,7 @@ def relabelled(
 
     A table without the usual label column is taken for patients alone where labels are there.
     """
-    column = label or settings_of(source).data.label
+    column = label or label_of(source)
     keep = label is None and not is_ours(source) and bool((predictions.y >= 0).all())
     keep = keep and label_column(read_table(cohort), column, required=False) is None
     if keep:
@@ -146,7 +153,19 @@ def _of_patients(
     return made
 
 
-def settings_of(source: Path) -> Config:
+def label_of(source: Path) -> str:
+    """Return the label column of the run that made predictions, `label` where none is known."""
+    told = told_by(source)
+    return told.label if told else _settings(source).data.label
+
+
+def rule_of(source: Path) -> PatientRule:
+    """Return how slides become patients by the settings of the run that made predictions."""
+    told = told_by(source)
+    return told.patient_rule if told else _settings(source).evaluate.patient_rule
+
+
+def _settings(source: Path) -> Config:
     """Return the settings of a run; the defaults where there are none."""
     import pipelines.config
 

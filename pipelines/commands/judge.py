@@ -35,6 +35,7 @@ def evaluate(
     columns: ForeignColumns = None,
     classes: str | None = None,
     invert_softmax: Annotated[bool, Parameter(negative=())] = False,
+    leave_out_trained: Annotated[bool, Parameter(negative=())] = False,
     out: Path | None = None,
     replicates: Replicates = 2000,
     common: Common = COMMON,
@@ -67,6 +68,9 @@ def evaluate(
         Its classes in order, a,b,c; needed for CLAM, which numbers them.
     invert_softmax
         Undo the second of two softmaxes that its probabilities went through.
+    leave_out_trained
+        Score predictions of new slides without those that trained the models, or whose patients
+        did; they are refused otherwise, with exit code 5.
     out
         Write metrics.json here, with the patients' predictions; for a run folder, there. By
         cohort also cohorts.md, .csv, .tex and .json.
@@ -77,7 +81,9 @@ def evaluate(
 
     foreign = _foreign(tool, columns, classes, invert_softmax)
     parts = tuple(by or ())
-    options = Options(parts, cohort, label, out, replicates, level, patient_rule, foreign)
+    options = Options(
+        parts, cohort, label, out, replicates, level, patient_rule, foreign, leave_out_trained
+    )
     return run(runs, options, common.console())
 
 
