@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipelines.console import Console
-from pipelines.evaluate import relabelled, settings_of
+from pipelines.evaluate import relabelled, rule_of
 from pipelines.rundir import RunDir
 from pipelines.scoring import interval
 from pipelines.sources import Foreign, is_ours, load_all, say_own_patients
@@ -84,7 +84,7 @@ def _loaded(
         if not is_ours(source):
             say_own_patients(source, predictions, console)
         if options.level == "patient":
-            rule = options.patient_rule or settings_of(source).evaluate.patient_rule
+            rule = options.patient_rule or rule_of(source)
             predictions = by_patient(predictions, rule)
             console.say(f"{name}: {predictions.decision}")
         ready.append((name, predictions))

@@ -8,7 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from pipelines.across import scores_by_cohort, tell_cohorts
 from pipelines.console import Console, counted
+from pipelines.external import told_by, without_leakage
 from pipelines.floors import OFF, Floors, floors_of_run, with_floors
 from pipelines.rundir import RunDir
 from pipelines.scoring import show_metrics
@@ -43,6 +45,7 @@ class Options:
         patient_rule: how slides become a patient, when not as the run's settings say.
         ordered: the classes are grades, though the predictions may not say so.
         foreign: how tables of other tools read.
+        leave_out_trained: score new slides without those that trained their models.
     """
 
     by: tuple[str, ...] = ()
@@ -54,6 +57,7 @@ class Options:
     patient_rule: PatientRule | None = None
     ordered: bool = False
     foreign: Foreign = field(default_factory=Foreign)
+    leave_out_trained: bool = False
 
 
 def run(sources: Sequence[Path], options: Options, console: Console) -> int:
@@ -66,22 +70,26 @@ def run(sources: Sequence[Path], options: Options, console: Console) -> int:
     targets = [_target(source, name, options, len(sources)) for name, source in zip(names, sources)]
     if len(set(targets)) < len(targets):
         raise ConfigError("several results would be written to one metrics.json — give --out DIR")
-    results, said = {}, set()
+    results, said, parts = {}, set(), []
     loaded = load_all(sources, options.foreign, console)
     for name, source, path, predictions in zip(names, sources, targets, loaded, strict=True):
         if options.ordered:
             predictions = replace(predictions, ordered=True)
         floors, reason = _floors(source, console)
+        before = predictions
         if cohort is not None:
             predictions = relabelled(predictions, cohort, options.label, source, console)
             floors = floors and floors.changed(_labels_of(cohort, options.label, source))
+        if (told := told_by(source)) is not None:
+            leave_out = options.leave_out_trained
+            predictions = without_leakage(
+                before, predictions, told, leave_out=leave_out, console=console
+            )
         if not is_ours(source):
             say_own_patients(source, predictions, console)
         more = {}
         if options.level == "patient" and predictions.unit == "slide":
-            more["patient_rule"] = rule = (
-                options.patient_rule or settings_of(source).evaluate.patient_rule
-            )
+            more["patient_rule"] = rule = options.patient_rule or rule_of(source)
             predictions = _of_patients(predictions, rule, path, console)
             floors = floors and floors.changed(partial(by_patient, rule=rule))
         metrics = with_floors(evaluate(predictions, spec), predictions, floors, spec, reason) | more
@@ -90,6 +98,11 @@ def run(sources: Sequence[Path], options: Options, console: Console) -> int:
         publish_json(path, metrics)
         console.say(f"wrote {path}")
         results[name] = metrics
+        if "cohort" in by:
+            parts += scores_by_cohort(name, predictions, metrics, spec)
+    if len(parts) > 1 or (parts and options.out is not None):
+        across = tell_cohorts(parts, options.out, console)
+        results |= {"across_cohorts": across} if len(sources) > 1 else {}
     console.result(results if len(sources) > 1 else next(iter(results.values())))
     return 0
 
@@ -108,7 +121,7 @@ def relabelled(
 
     A table without the usual label column is taken for patients alone where labels are there.
     """
-    column = label or settings_of(source).data.label
+    column = label or label_of(source)
     keep = label is None and not is_ours(source) and bool((predictions.y >= 0).all())
     keep = keep and label_column(read_table(cohort), column, required=False) is None
     if keep:
@@ -129,7 +142,7 @@ def _labels_of(
     cohort: Path, label: str | None, source: Path, *, keep: bool = False
 ) -> Callable[[Predictions], Predictions]:
     """Return what gives predictions the labels of a table, or only patients and sites."""
-    column = label or settings_of(source).data.label
+    column = label or label_of(source)
 
     def joined(predictions: Predictions) -> Predictions:
         classes = None if keep else predictions.classes
@@ -146,7 +159,7 @@ def _floors(source: Path, console: Console) -> tuple[Floors | None, str]:
     run = RunDir(source)
     if not (source.is_dir() and run.config.is_file() and run.inputs.is_file()):
         return None, "they are made from the bags and splits of a run"
-    floors, reason = floors_of_run(settings_of(source), run, console)
+    floors, reason = floors_of_run(_settings(source), run, console)
     if floors is None and reason != OFF:
         console.say(f"no floors beside {source}: {reason}")
     return floors, reason
@@ -171,7 +184,19 @@ def _of_patients(
     return made
 
 
-def settings_of(source: Path) -> Config:
+def label_of(source: Path) -> str:
+    """Return the label column of the run that made predictions, `label` where none is known."""
+    told = told_by(source)
+    return told.label if told else _settings(source).data.label
+
+
+def rule_of(source: Path) -> PatientRule:
+    """Return how slides become patients by the settings of the run that made predictions."""
+    told = told_by(source)
+    return told.patient_rule if told else _settings(source).evaluate.patient_rule
+
+
+def _settings(source: Path) -> Config:
     """Return the settings of a run; the defaults where there are none."""
     import pipelines.config
 
@@ -184,7 +209,7 @@ def _target(source: Path, name: str, options: Options, n: int) -> Path:
     ends = [options.cohort.stem] if options.cohort else []
     ends += ["patient"] if options.level == "patient" else []
     rule = options.patient_rule
-    if rule is not None and rule != settings_of(source).evaluate.patient_rule:
+    if rule is not None and rule != rule_of(source):
         ends.append(rule)
     if options.out is None:
         if source.is_dir() and not is_ours(source):

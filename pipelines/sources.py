@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.console import Console
+from pipelines.external import external_predictions, told_by
 from pipelines.labelled import labelled_predictions
 from pipelines.rundir import RunDir
 from wsi.errors import ConfigError, PredictionsError
@@ -65,7 +66,13 @@ def load_predictions(source: Path) -> Predictions:
             + (", or say with --from which tool wrote it" if source.is_dir() else "")
         )
     if path.with_suffix(".json").is_file():
-        return labelled_predictions(RunDir(source)) if source.is_dir() else read_predictions(path)
+        if not source.is_dir():
+            return read_predictions(path)
+        return (
+            external_predictions(source)
+            if told_by(source)
+            else labelled_predictions(RunDir(source))
+        )
     header = _header(path)
     classes = [column.removeprefix("p_") for column in header if column.startswith("p_")]
     hint = _hint(header)

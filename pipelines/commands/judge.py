@@ -36,6 +36,7 @@ def evaluate(
     columns: ForeignColumns = None,
     classes: str | None = None,
     invert_softmax: Annotated[bool, Parameter(negative=())] = False,
+    leave_out_trained: Annotated[bool, Parameter(negative=())] = False,
     out: Path | None = None,
     replicates: Replicates = 2000,
     common: Common = COMMON,
@@ -49,7 +50,8 @@ def evaluate(
     runs
         Run folders or predictions.csv files; with --from tables and folders of other tools.
     by
-        What to divide the results by; sites where known.
+        What to divide the results by; sites where known. By cohort, a table of all cohorts and
+        their mean is written to --out.
     cohort
         Join corrected labels from this table first.
     label
@@ -69,8 +71,12 @@ def evaluate(
         Its classes in order, a,b,c; needed for CLAM, which numbers them.
     invert_softmax
         Undo the second of two softmaxes that its probabilities went through.
+    leave_out_trained
+        Score predictions of new slides without those that trained the models, or whose patients
+        did; they are refused otherwise, with exit code 5.
     out
-        Write metrics.json here, with the patients' predictions; for a run folder, there.
+        Write metrics.json here, with the patients' predictions; for a run folder, there. By
+        cohort also cohorts.md, .csv, .tex and .json.
     replicates
         Bootstrap replicates.
     """
@@ -78,7 +84,18 @@ def evaluate(
 
     foreign = _foreign(tool, columns, classes, invert_softmax)
     parts = tuple(by or ())
-    options = Options(parts, cohort, label, out, replicates, level, patient_rule, ordered, foreign)
+    options = Options(
+        by=parts,
+        cohort=cohort,
+        label=label,
+        out=out,
+        replicates=replicates,
+        level=level,
+        patient_rule=patient_rule,
+        ordered=ordered,
+        foreign=foreign,
+        leave_out_trained=leave_out_trained,
+    )
     return run(runs, options, common.console())
 
 

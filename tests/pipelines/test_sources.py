@@ -173,3 +173,22 @@ def test_what_a_run_leaves_satisfies_the_published_schemas(
     for name in ("metrics", "predictions"):
         printed[name].validate(json.loads((shared_run / f"{name}.json").read_text()))
     printed["comparison"].validate(said_json(["compare", shared_run, shared_mean_run, *FAST]))
+
+
+def test_runs_on_several_cohorts_become_one_table(
+    shared_run: Path, tmp_path: Path, said_json: Json
+) -> None:
+    table = pd.read_csv(shared_run / "predictions.csv", dtype=str)
+    table["slide_id"], table["patient_id"] = "new" + table["slide_id"], "new" + table["patient_id"]
+    table["cohort"] = [("north", "south")[int(s)] for s in table["seed"]]
+    table["slide_id"] += table["cohort"]
+    table.assign(seed="0").to_csv(tmp_path / "new.csv", index=False)
+    given = ["evaluate", shared_run, tmp_path / "new.csv", "--by", "cohort", *FAST]
+    found = said_json([*given, "--out", tmp_path / "all"])["across_cohorts"]
+    assert found == json.loads((tmp_path / "all" / "cohorts.json").read_text())
+    assert [row["cohort"] for row in found["cohorts"]] == ["cohort", "north", "south"]
+    north = table.loc[table["cohort"] == "north"]
+    expected = f1_score(north["y_true"], north["y_pred"], labels=CLASSES, average="macro")
+    assert found["cohorts"][1]["macro_f1"]["value"] == pytest.approx(expected)
+    for suffix in ("md", "csv", "tex"):
+        assert "mean over 3 cohorts" in (tmp_path / "all" / f"cohorts.{suffix}").read_text()

@@ -185,7 +185,7 @@ def read_predictions(path: Path | str, classes: Sequence[str] | None = None) -> 
 def join_labels(
     predictions: Predictions, cohort: Cohort, *, keep_labels: bool = False
 ) -> Predictions:
-    """Return the predictions with the labels, and missing sites, of a cohort table.
+    """Return the predictions with the labels of a cohort table, its sites and name if missing.
 
     A slide whose patient is unknown, so that its own id stands there, gets that of the table.
 
@@ -218,6 +218,7 @@ def join_labels(
     _refuse("have another patient in cohort", cohort, others)
     table["patient_id"] = [row.patient_id for row in rows]
     table["site"] = [kept or row.site or "" for kept, row in zip(table["site"], rows)]
+    table["cohort"] = [kept or cohort.name for kept in table["cohort"]]
     if keep_labels:
         return replace(predictions, table=table)
     table["y_true"] = [row.label or "" for row in rows]
