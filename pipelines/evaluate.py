@@ -11,7 +11,7 @@ from typing import Literal
 from pipelines.console import Console, counted
 from pipelines.labelled import labelled_predictions
 from pipelines.rundir import RunDir
-from pipelines.scoring import show_metrics
+from pipelines.scoring import refresh_card, show_metrics
 from pipelines.summary import names_of
 from wsi.cohorts import patients_of, read_cohort
 from wsi.errors import ConfigError, PredictionsError
@@ -76,6 +76,8 @@ def run(sources: Sequence[Path], options: Options, console: Console) -> int:
         show_metrics(shown, console, name, single=bool(by), said=said)
         publish_json(path, metrics)
         console.say(f"wrote {path}")
+        if source.is_dir() and path == RunDir(source).metrics and RunDir(source).config.is_file():
+            refresh_card(RunDir(source), console)
         results[name] = metrics
     console.result(results if len(sources) > 1 else next(iter(results.values())))
     return 0

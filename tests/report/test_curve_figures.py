@@ -65,17 +65,17 @@ def test_bins_add_up_to_the_calibration_error(toy):
     run = toy(seeds=2, histories={})
     sample = make_sample(run.predictions)
     bins = reliability_bins(sample, 0.95)
-    assert sum(b["n"] for b in bins) == sample.n
-    gap = sum(b["n"] * abs(b["accuracy"] - b["confidence"]) for b in bins if b["n"]) / sample.n
+    n = sum(b["n"] for b in bins)
+    assert n == 2 * sample.n
+    gap = sum(b["n"] * abs(b["accuracy"] - b["confidence"]) for b in bins) / n
     y = np.concatenate([rows.y for rows in sample.runs])
     p = np.concatenate([rows.p for rows in sample.runs])
     assert gap == pytest.approx(METRICS["ece"](y, p).value)
     for b in bins:
-        if b["n"]:
-            assert b["low"] < b["confidence"] <= b["high"]
-            assert b["accuracy_low"] <= b["accuracy"] <= b["accuracy_high"]
-        else:
-            assert (b["confidence"], b["accuracy"], b["accuracy_low"]) == (None, None, None)
+        assert b["low"] < b["confidence"] <= b["high"]
+        bounds = b["accuracy_low"], b["accuracy_high"]
+        assert bounds == (None, None) or bounds[0] <= b["accuracy"] <= bounds[1]
+    assert any(b["accuracy_low"] is not None for b in bins)
 
 
 def test_bins_of_the_metrics_come_before_our_own(toy):
@@ -84,16 +84,15 @@ def test_bins_of_the_metrics_come_before_our_own(toy):
     theirs = [{"low": 0.0, "high": 1.0, "n": 1, "confidence": 0.5, "accuracy": 1.0}]
     assert bins_of({**run.metrics, "reliability": theirs}, sample) == theirs
     without = {k: v for k, v in run.metrics.items() if k != "reliability"}
-    assert len(bins_of(without, sample)) == 15
+    assert bins_of(without, sample) == reliability_bins(sample, run.metrics["level"])
 
 
 def test_the_reliability_diagram_counts_slides_and_is_hollow_without_an_interval():
-    rows = ((0.4, 0.5, 2, 0.45, 0.5, 0.1, 0.9), (0.9, 1.0, 1.5, 0.95, 1.0, None, None))
+    rows = ((0.4, 0.5, 2, 0.45, 0.5, 0.1, 0.9), (0.9, 1.0, 1, 0.95, 1.0, None, None))
     keys = ("low", "high", "n", "confidence", "accuracy", "accuracy_low", "accuracy_high")
     bins = [dict(zip(keys, row, strict=True)) for row in rows]
-    empty = {"low": 0.0, "high": 0.1, "n": 0} | dict.fromkeys(keys[3:])
-    svg = curve_figures.reliability([empty, *bins], "0.07", "u")
-    assert {"ECE 0.07", "2", "1.5"} <= set(texts(svg))
+    svg = curve_figures.reliability(bins, "0.07", "slides", "u")
+    assert {"ECE 0.07", "2", "1", "slides"} <= set(texts(svg))
     assert "2 at 0.45: 0.50 right" in svg
     root = ET.fromstring(svg)
     marks = [g for k in (0, 1) for g in root.iter() if g.get("id") == f"u-bin-{k}"]

@@ -56,6 +56,11 @@ class Footnotes:
         return tuple(self.texts.index(remark) + 1 for remark in remarks)
 
 
+def counted(n: int, noun: str) -> str:
+    """Return a number with its noun: `1 slide`, `12 patients`."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
 def number(value: float | None, digits: int = 2, *, signed: bool = False) -> str:
     """Return a number with a true minus sign, or a dash for None."""
     if value is None:

@@ -87,19 +87,18 @@ def confusion(counts: np.ndarray, classes: Sequence[str], uid: str) -> str:
         for row, column in np.ndindex(C, C):
             percent = f"{100 * share[row, column]:.0f}%" if total[row, 0] else "–"
             colour = "white" if share[row, column] > 0.72 else _INK
-            text = f"{count(float(counts[row, column]))}\n{percent}"
+            text = f"{_count(float(counts[row, column]))}\n{percent}"
             axes.text(column, row, text, ha="center", va="center", color=colour, linespacing=1.35)
         return as_svg(figure, uid, f"Confusion matrix of {C} classes: {_diagonal(counts, classes)}")
 
 
-def count(value: float) -> str:
-    """Return a number of slides, which need not be whole where it is a mean over seeds."""
+def _count(value: float) -> str:
     return f"{value:.0f}" if float(value).is_integer() else f"{value:.1f}"
 
 
 def _diagonal(counts: np.ndarray, classes: Sequence[str]) -> str:
     rows = zip(classes, counts.diagonal(), counts.sum(axis=1))
-    return "; ".join(f"{name} {count(hit)} of {count(n)} right" for name, hit, n in rows)
+    return "; ".join(f"{name} {_count(hit)} of {_count(n)} right" for name, hit, n in rows)
 
 
 def learning(

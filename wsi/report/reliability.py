@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtr
 
-from wsi.evaluation.intervals import draw_weights, quantile
+from wsi.evaluation.intervals import bootstrap, draw_weights
 from wsi.evaluation.metrics import ECE_BINS, defined
 from wsi.evaluation.sample import Sample
 from wsi.specs import EvaluateSpec
@@ -18,53 +17,55 @@ Bin = Mapping[str, Any]
 
 
 def bins_of(metrics: Mapping[str, Any], sample: Sample) -> Sequence[Bin]:
-    """Return low, high, n, confidence, accuracy and its bounds of each bin of confidence.
+    """Return low, high, n, confidence, accuracy and its bounds of each bin that holds predictions.
 
     Scores from before there were bins have none; the same are then made of the predictions.
     """
-    return metrics.get("reliability") or reliability_bins(sample, metrics["level"])
+    if "reliability" in metrics:
+        return metrics["reliability"]
+    return reliability_bins(sample, metrics["level"])
 
 
-def reliability_bins(sample: Sample, level: float) -> list[Bin]:
-    """Return the bins of the calibration error, rows of all folds and seeds together.
+def reliability_bins(sample: Sample, level: float) -> list[dict[str, Any]]:
+    """Return the bins of the calibration error, predictions of all folds and seeds together.
 
-    n is the mean over seeds. Bounds are percentiles over resampled patients, None where a bin
-    has no slides or there is but one patient.
+    Bounds are None where all replicates are equal or there are none.
     """
-    confidence = np.concatenate([rows.p.max(axis=1) for rows in sample.runs])
-    right = np.concatenate([rows.p.argmax(axis=1) == rows.y for rows in sample.runs])
-    patient = np.concatenate([rows.patient for rows in sample.runs])
-    place = np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
-    P = len(sample.patients)
-    weights = draw_weights(sample.strata, EvaluateSpec(level=level)) if P > 1 else None
+    n, right, sure = _by_patient(sample)
+    weights = draw_weights(sample.strata, EvaluateSpec(level=level))
     made = []
-    for k in range(ECE_BINS):
-        inside = place == k
-        low, high = _bounds(right[inside], patient[inside], weights, level)
+    for k in np.flatnonzero(n.sum(axis=0)):
+        found = bootstrap(_rate(right[:, k], n[:, k]), weights, sample.strata, level)
+        known = found.low < found.high  # False for NaN, too
         made.append(
             {
                 "low": k / ECE_BINS,
                 "high": (k + 1) / ECE_BINS,
-                "n": float(inside.sum() / len(sample.runs)),
-                "confidence": float(confidence[inside].mean()) if inside.any() else None,
-                "accuracy": float(right[inside].mean()) if inside.any() else None,
-                "accuracy_low": low,
-                "accuracy_high": high,
+                "n": int(n[:, k].sum()),
+                "confidence": float(sure[:, k].sum() / n[:, k].sum()),
+                "accuracy": found.value,
+                "accuracy_low": defined(found.low) if known else None,
+                "accuracy_high": defined(found.high) if known else None,
             }
         )
     return made
 
 
-def _bounds(
-    right: Array, patient: Array, weights: Array | None, level: float
-) -> tuple[float | None, float | None]:
-    if weights is None or len(right) == 0:
-        return None, None
-    hits, rows = (np.zeros(len(weights)) for _ in range(2))
-    np.add.at(hits, patient, right)
-    np.add.at(rows, patient, 1)
-    total = rows @ weights
-    z = quantile(level, len(weights))
-    drawn = (hits @ weights)[total > 0] / total[total > 0]
-    low, high = np.quantile(drawn, ndtr([-z, z])) if len(drawn) else (np.nan, np.nan)
-    return defined(low), defined(high)
+def _by_patient(sample: Sample) -> Array:
+    """Return predictions, right ones and summed confidence of each patient and bin (3, P, bins)."""
+    totals = np.zeros((3, len(sample.patients), ECE_BINS))
+    for rows in sample.runs:
+        confidence = rows.p.max(axis=1)
+        place = np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
+        for total, value in zip(totals, (1.0, rows.p.argmax(axis=1) == rows.y, confidence)):
+            np.add.at(total, (rows.patient, place), value)
+    return totals
+
+
+def _rate(hits: Array, n: Array):
+    def rate(weights: Array) -> Array:
+        total = n @ weights
+        out = np.full(total.shape, np.nan)
+        return np.divide(hits @ weights, total, out=out, where=total > 0)
+
+    return rate

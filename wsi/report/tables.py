@@ -334,10 +334,33 @@ def facts(runs: Sequence[RunSummary]) -> Table:
 
 def parts(rows: Sequence[PartRow], classes: Sequence[str]) -> Table:
     """Return slides, patients and class counts of each part of each fold."""
+    notes = Footnotes()
     made = []
-    for fold, part, n_slides, n_patients, counts in rows:
-        sizes = (n_slides, n_patients, *(counts.get(name, 0) for name in classes))
-        made.append((Cell(str(fold), fold), Cell(part), *(Cell(str(n), n) for n in sizes)))
+    for row in rows:
+        cells = [Cell(str(n), n) for n in (row.n_slides, row.n_patients)]
+        if row.counts is None:
+            why = notes.numbers("labels unknown: the cohort table is gone or was changed")
+            cells += [Cell(UNKNOWN, notes=why)] * len(classes)
+        else:
+            counts = [row.counts.get(name, 0) for name in classes]
+            cells += [Cell(str(n), n) for n in counts]
+        made.append((Cell(str(row.fold), row.fold), Cell(row.part), *cells))
     columns = ("Fold", "Part", "Slides", "Patients", *classes)
     caption = "Parts of each fold: slides, patients, and slides of each class"
+    return Table(caption, columns, tuple(made), tuple(notes.texts), text_columns=(0, 1))
+
+
+def sites_of_parts(rows: Sequence[PartRow]) -> Table | None:
+    """Return how many slides of each site are in each part; None where sites are unknown."""
+    known = [row for row in rows if row.sites is not None]
+    sites = sorted({site for row in known for site in row.sites or ()})
+    if not sites or len(known) < len(rows):
+        return None
+    made = []
+    for row in known:
+        counts = [(row.sites or {}).get(site, 0) for site in sites]
+        cells = (Cell(str(n), n) for n in counts)
+        made.append((Cell(str(row.fold), row.fold), Cell(row.part), *cells))
+    columns = ("Fold", "Part", *(site or "no site" for site in sites))
+    caption = "Slides of each site in each part"
     return Table(caption, columns, tuple(made), text_columns=(0, 1))
