@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pipelines.config
-from pipelines.console import Console
+from pipelines.console import Console, counted
 from pipelines.labelled import labelled_predictions
 from pipelines.run_parts import ids_of, parts_of
 from pipelines.rundir import RunDir
@@ -70,9 +70,10 @@ def _facts(
     done: Sequence[Mapping[str, Any]],
 ) -> dict[str, str]:
     encoder, tiling = inputs["encoder"], inputs["tiling"]
+    slides = counted(inputs["slides"], "slide")
     note = f" ({encoder['note']})" if encoder.get("note") else ""
     return {
-        "cohort": f"{inputs['cohort']}, {inputs['slides']} slides with bags{_together(inputs)}",
+        "cohort": f"{inputs['cohort']}, {slides} with bags{_together(inputs)}",
         "cohort table": f"sha256 {inputs['cohort_sha256'][:12]}",
         **({"labels": inputs["labels_from"]} if inputs.get("labels_from") else {}),
         "label": config.data.label,
@@ -88,8 +89,8 @@ def _facts(
         "split": f"{config.split.kind}, validation by {config.split.val.by}, "
         f"hash {inputs['splits_sha256'][:12]}",
         "fits": f"{len(done)}, seeds {', '.join(map(str, config.fit.seeds))}",
-        "training": f"{config.fit.epochs} epochs, AdamW {config.fit.lr:g}, checkpoint by "
-        f"validation {config.fit.monitor}",
+        "training": f"{counted(config.fit.epochs, 'epoch')}, AdamW {config.fit.lr:g}, "
+        f"checkpoint by validation {config.fit.monitor}",
         **_decision(done),
         "versions": ", ".join(f"{k} {v}" for k, v in environment["libraries"].items() if v),
     }
@@ -98,7 +99,7 @@ def _facts(
 def _decision(done: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Return which rule decided in how many fits; nothing for runs that did not note it."""
     rules = Counter(facts["rule"] for facts in done if "rule" in facts)
-    told = ", ".join(f"{rule} in {n} fits" for rule, n in rules.most_common())
+    told = ", ".join(f"{rule} in {counted(n, 'fit')}" for rule, n in rules.most_common())
     return {"decision rule": told} if told else {}
 
 

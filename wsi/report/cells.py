@@ -51,14 +51,9 @@ class Footnotes:
 
     def numbers(self, text: str) -> tuple[int, ...]:
         """Return the numbers of the remarks in `text`, which semicolons separate."""
-        remarks = [remark for remark in text.split("; ") if remark]
+        remarks = list(dict.fromkeys(remark for remark in text.split("; ") if remark))
         self.texts += [remark for remark in remarks if remark not in self.texts]
         return tuple(self.texts.index(remark) + 1 for remark in remarks)
-
-
-def counted(n: int, noun: str) -> str:
-    """Return a number with its noun: `1 slide`, `12 patients`."""
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
 def number(value: float | None, digits: int = 2, *, signed: bool = False) -> str:

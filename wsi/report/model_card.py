@@ -14,8 +14,9 @@ from ruamel.yaml import YAML
 
 from wsi.evaluation import METRICS
 from wsi.files import publish_bytes
+from wsi.findings import counted
 from wsi.report import tables
-from wsi.report.cells import Cell, Footnotes, Json, Table, counted, interval, metrics_of, percent
+from wsi.report.cells import Cell, Footnotes, Json, Table, interval, metrics_of, percent
 from wsi.report.markdown import table_text
 from wsi.report.summary import RunSummary
 from wsi.report.templates import markdown_template
@@ -166,7 +167,7 @@ def _tested(metrics: Json) -> str:
         f"{counted(metrics['n'], unit)} of {counted(metrics['n_patients'], 'patient')} in the test "
         f"parts; decided by: {metrics['decision']}.{left_out} Brackets are "
         f"{percent(metrics['level'])} intervals, bootstrap over patients, "
-        f"{metrics['replicates']} replicates."
+        f"{counted(metrics['replicates'], 'replicate')}."
     )
 
 
@@ -212,5 +213,5 @@ def _alarms(run: RunSummary) -> list[str]:
     for epochs in run.histories.values():
         for raised in raised_over(epochs):
             names[raised.name] = names.get(raised.name, 0) + 1
-    n = len(run.histories)
-    return [f"alarm in {count} of {n} trainings: {name}" for name, count in names.items()]
+    of = counted(len(run.histories), "training")
+    return [f"alarm in {n} of {of}: {name}" for name, n in names.items()]

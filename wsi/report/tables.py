@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from wsi.evaluation import METRICS
+from wsi.findings import counted
 from wsi.report.cells import (
     MINUS,
     UNKNOWN,
@@ -237,7 +238,7 @@ def differences(comparison: Json) -> Table:
     about_p = notes.numbers(comparison.get("p_from", "").replace("; ", ", while "))
     for row in comparison["differences"]:
         undefined = row["undefined_replicates"]
-        note = f"{undefined} replicates undefined and left out" if undefined else ""
+        note = f"{counted(undefined, 'replicate')} undefined and left out" if undefined else ""
         if row["value"] is None:
             note = "undefined: the metric is undefined for a run"
         rows.append(
@@ -252,8 +253,9 @@ def differences(comparison: Json) -> Table:
     level = percent(comparison["level"])
     columns = ("Runs", f"Difference [{level} interval]", "p", "p (Holm)")
     caption = (
-        f"Paired differences in {title}: {comparison['n']} {rows_title(comparison).lower()} of "
-        f"{comparison['n_patients']} patients, the same for all runs"
+        f"Paired differences in {title}: "
+        f"{counted(comparison['n'], rows_title(comparison).lower().removesuffix('s'))} of "
+        f"{counted(comparison['n_patients'], 'patient')}, the same for all runs"
     )
     return Table(caption, columns, tuple(rows), tuple(notes.texts))
 
@@ -309,7 +311,7 @@ def alarms(histories: Mapping[str, Epochs]) -> Table | None:
         "Number",
         "What was seen last, and what to do",
     )
-    caption = f"Alarms of {len({row[0] for row in rows})} of {len(histories)} trainings"
+    caption = f"Alarms of {len({row[0] for row in rows})} of {counted(len(histories), 'training')}"
     return Table(caption, columns, tuple(rows), text_columns=(0, 1, 2, 4))
 
 
