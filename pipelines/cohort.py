@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.config import load_config
-from pipelines.console import Console
+from pipelines.console import Console, counted
 from pipelines.workers import processes
 from wsi.cohorts import COHORTS, Cohort, check_cohort, read_cohort
 from wsi.cohorts.built import Built, write_built
@@ -72,7 +72,7 @@ def _with_slides(made: Built, console: Console) -> Built:
     here = tuple(row for row in made.rows if row["path"])
     if not here:
         raise ConfigError("--present-only leaves nothing: no slide was found — check --root")
-    console.say(f"{len(made.rows) - len(here)} slides that are not here are left out")
+    console.say(f"left out, as not here: {counted(len(made.rows) - len(here), 'slide')}")
     return replace(made, rows=here)
 
 
@@ -221,5 +221,8 @@ def _show(
     listed = [asdict(finding) for finding in findings]
     console.result(listed if told is None else told | {"findings": listed})
     errors = errors_among(list(findings))
-    console.say(f"{path.name}: {len(errors)} errors, {len(findings) - len(errors)} other findings")
+    console.say(
+        f"{path.name}: {counted(len(errors), 'error')}, "
+        f"{counted(len(findings) - len(errors), 'other finding')}"
+    )
     return 5 if errors else 0

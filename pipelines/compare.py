@@ -128,7 +128,8 @@ def write_accuracy_ncmi(path: Path, result: dict[str, Any], console: Console) ->
     if len(points) < 2:
         console.say("no figure of accuracy against NCMI: fewer than two models have an NCMI")
         return
-    drawn = accuracy_ncmi(points, "accuracy-ncmi")
+    runs = [run["name"] for run in result["runs"]]
+    drawn = accuracy_ncmi(points, "accuracy-ncmi", runs)
     publish_bytes(path, drawn.encode())
     console.say(f"wrote {path}")
 

@@ -23,12 +23,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from wsi.findings import counted as counted
+
 _PULSE_S = 15.0  # where there is no terminal, progress is a line now and then
-
-
-def counted(n: int, noun: str) -> str:
-    """Return a number with its noun: `1 slide`, `1,204 tiles`."""
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
 @dataclass

@@ -13,7 +13,7 @@ from pipelines.console import Console, counted
 from pipelines.external import told_by, without_leakage
 from pipelines.floors import OFF, Floors, floors_of_run, with_floors
 from pipelines.rundir import RunDir
-from pipelines.scoring import show_metrics
+from pipelines.scoring import refresh_card, show_metrics
 from pipelines.sources import Foreign, is_ours, load_all, say_own_patients
 from pipelines.summary import names_of
 from wsi.cohorts import patients_of, read_cohort
@@ -97,6 +97,8 @@ def run(sources: Sequence[Path], options: Options, console: Console) -> int:
         show_metrics(shown, console, name, single=bool(by), said=said)
         publish_json(path, metrics)
         console.say(f"wrote {path}")
+        if source.is_dir() and path == RunDir(source).metrics and RunDir(source).config.is_file():
+            refresh_card(RunDir(source), console)
         results[name] = metrics
         if "cohort" in by:
             parts += scores_by_cohort(name, predictions, metrics, spec)

@@ -65,6 +65,10 @@ class RunDir:
     def floors(self) -> Path:
         return self.root / "floors"
 
+    @property
+    def model_card(self) -> Path:
+        return self.root / "model-card.md"
+
     def cell(self, fold: int, seed: int) -> Path:
         """Return the folder of one fold and seed."""
         return self.root / f"fold{fold}-seed{seed}"

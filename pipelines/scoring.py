@@ -163,11 +163,21 @@ def interval(score: dict[str, Any]) -> str:
 
 
 def report_run(run_dir: RunDir, console: Console) -> Path:
-    """Write the report of a run and return its path."""
+    """Write the report and the model card of a run, and return the report's path."""
     from pipelines.summary import summarise
-    from wsi.report import write_report
+    from wsi.report import write_model_card, write_report
 
     summary = summarise(run_dir, console)
     write_report(run_dir.report, f"Run {summary.name}", [summary])
+    write_model_card(run_dir.model_card, summary)
     console.say(f"report: {run_dir.report}")
     return run_dir.report
+
+
+def refresh_card(run_dir: RunDir, console: Console) -> None:
+    """Write the model card of a run anew, as its scores were."""
+    from pipelines.summary import summarise
+    from wsi.report import write_model_card
+
+    write_model_card(run_dir.model_card, summarise(run_dir, console, draw=False))
+    console.say(f"wrote {run_dir.model_card}")

@@ -2,52 +2,55 @@
 
 from __future__ import annotations
 
-import csv
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pipelines.config
-from pipelines.console import Console
+from pipelines.console import Console, counted
 from pipelines.labelled import labelled_predictions
-from pipelines.patient_bags import read_slide_counts
+from pipelines.run_parts import ids_of, parts_of
 from pipelines.rundir import RunDir
 from pipelines.slide_pictures import slide_pictures
 from pipelines.tilecounts import dropped_words
 from wsi.bags import TileFilter
-from wsi.evaluation import Predictions
 from wsi.report import RunSummary
-from wsi.report.summary import PartRow
 from wsi.specs import Config
 
-_THUMBNAIL_PX = 1000
-_WRONG_SHOWN = 2
 
-
-def summarise(run_dir: RunDir, console: Console, name: str = "") -> RunSummary:
+def summarise(
+    run_dir: RunDir, console: Console, name: str = "", *, draw: bool = True
+) -> RunSummary:
     """Return the run's figures, curves, facts and example slides.
 
     Pictures need the slide files; where these cannot be reached the report says so.
+
+    Args:
+        draw: pictures of slides, which take most of the time.
     """
     config = pipelines.config.read_config(run_dir.config)
     inputs = run_dir.read_inputs()
     predictions = labelled_predictions(run_dir)
     done = {cell.name: _json(cell / "done.json") for cell in run_dir.cells()}
-    pictures, without = slide_pictures(run_dir, config, inputs, predictions, console)
+    pictures, without = [], {}
+    if draw:
+        pictures, without = slide_pictures(run_dir, config, inputs, predictions, console)
     return RunSummary(
         name=name or run_dir.root.name,
         metrics=_json(run_dir.metrics),
         predictions=predictions,
         histories={cell.name: read_history(cell / "metrics.jsonl") for cell in run_dir.cells()},
         facts=_facts(config, inputs, _json(run_dir.environment), list(done.values())),
-        parts=_parts(run_dir, predictions),
+        parts=parts_of(run_dir, config, inputs, predictions),
         warnings=_json(run_dir.splits.with_suffix(".json"))["warnings"],
         examples=pictures,
         without_picture=without,
         chosen={name: facts["best_epoch"] for name, facts in done.items()},
         monitor=config.fit.monitor,
+        tags=(config.aggregator.name, config.objective.name, inputs["encoder"]["name"]),
+        ids=ids_of(run_dir, predictions),
     )
 
 
@@ -67,23 +70,27 @@ def _facts(
     done: Sequence[Mapping[str, Any]],
 ) -> dict[str, str]:
     encoder, tiling = inputs["encoder"], inputs["tiling"]
+    slides = counted(inputs["slides"], "slide")
     note = f" ({encoder['note']})" if encoder.get("note") else ""
     return {
-        "cohort": f"{inputs['cohort']}, {inputs['slides']} slides with bags{_together(inputs)}",
+        "cohort": f"{inputs['cohort']}, {slides} with bags{_together(inputs)}",
         "cohort table": f"sha256 {inputs['cohort_sha256'][:12]}",
         **({"labels": inputs["labels_from"]} if inputs.get("labels_from") else {}),
         "label": config.data.label,
         "encoder": f"{encoder['name']}{note}, {encoder['dim']} features, "
         f"fingerprint {encoder['fingerprint'][:12]}",
+        "encoder licence": encoder.get("licence") or "unknown",
+        "bags": f"recipe {inputs['recipe']}, fingerprint {inputs['bags_sha256'][:12]}",
         "tiles": f"{tiling['tile_px']} px at {tiling['mpp']:g} um/px, "
-        f"tissue at least {tiling['min_tissue']:g}{_left_out(config, inputs)}",
+        f"tissue at least {tiling['min_tissue']:g}{_left_out(config, inputs)}, "
+        f"recipe fingerprint {inputs['recipe_key'][:12]}",
         "aggregator": _component(config.aggregator),
         "objective": _component(config.objective),
         "split": f"{config.split.kind}, validation by {config.split.val.by}, "
         f"hash {inputs['splits_sha256'][:12]}",
         "fits": f"{len(done)}, seeds {', '.join(map(str, config.fit.seeds))}",
-        "training": f"{config.fit.epochs} epochs, AdamW {config.fit.lr:g}, checkpoint by "
-        f"validation {config.fit.monitor}",
+        "training": f"{counted(config.fit.epochs, 'epoch')}, AdamW {config.fit.lr:g}, "
+        f"checkpoint by validation {config.fit.monitor}",
         **_decision(done),
         "versions": ", ".join(f"{k} {v}" for k, v in environment["libraries"].items() if v),
     }
@@ -92,7 +99,7 @@ def _facts(
 def _decision(done: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Return which rule decided in how many fits; nothing for runs that did not note it."""
     rules = Counter(facts["rule"] for facts in done if "rule" in facts)
-    told = ", ".join(f"{rule} in {n} fits" for rule, n in rules.most_common())
+    told = ", ".join(f"{rule} in {counted(n, 'fit')}" for rule, n in rules.most_common())
     return {"decision rule": told} if told else {}
 
 
@@ -108,29 +115,6 @@ def _left_out(config: Config, inputs: Mapping[str, Any]) -> str:
 def _component(component: Any) -> str:
     params = ", ".join(f"{k}={v}" for k, v in component.params.items())
     return f"{component.name} ({params})" if params else component.name
-
-
-def _parts(run_dir: RunDir, predictions: Predictions) -> list[PartRow]:
-    table = predictions.table
-    labels = dict(zip(table["slide_id"], table["y_true"], strict=True))
-    slides: dict[tuple[int, str], list[tuple[str, str]]] = defaultdict(list)
-    with run_dir.splits.open(encoding="utf-8", newline="") as handle:
-        for row in csv.DictReader(handle):
-            slides[int(row["fold"]), row["part"]].append((row["slide_id"], row["patient_id"]))
-    of_patient = read_slide_counts(run_dir.root)
-    order = {"train": 0, "val": 1, "test": 2}
-    rows = []
-    for fold, part in sorted(slides, key=lambda key: (key[0], order[key[1]])):
-        members = slides[fold, part]
-        # Slides that no fold tests have no prediction, so their class is not counted here.
-        counts = Counter[str]()
-        for sample, patient in members:
-            if sample in labels:
-                counts[labels[sample]] += of_patient.get(patient, 1) if of_patient else 1
-        shown = {name: counts[name] for name in predictions.classes}
-        n_slides = sum(of_patient.get(p, 1) for _, p in members) if of_patient else len(members)
-        rows.append(PartRow(fold, part, n_slides, len({p for _, p in members}), shown))
-    return rows
 
 
 def names_of(roots: Sequence[Path]) -> list[str]:

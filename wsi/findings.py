@@ -41,6 +41,11 @@ def sentence(findings: list[Finding], heading: str) -> str:
     return f"{heading}, {len(findings)} problems:{listed}"
 
 
+def counted(n: int, noun: str) -> str:
+    """Return a number with its noun: `1 slide`, `1,204 tiles`."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
 def few(names: Iterable[str], limit: int = 5) -> str:
     """Return the first names and how many more there are: `a, b, c and 14 more`."""
     listed = list(names)

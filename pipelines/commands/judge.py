@@ -170,6 +170,34 @@ def compare(
 
 
 @app.command(group=LEARN)
+def report(
+    *runs: Path,
+    out: Path | None = None,
+    metric: str = "macro_f1",
+    replicates: Replicates = 2000,
+    common: Common = COMMON,
+) -> int:
+    """Write one offline HTML page about runs, and the model card of each.
+
+    Pictures of slides need the slide files where `wsi preprocess` found them.
+
+    Parameters
+    ----------
+    runs
+        Run folders that have scores, or predictions.csv files, of which less is known.
+    out
+        The page; for a single run folder RUN/report.html when not given.
+    metric
+        What several are compared by.
+    replicates
+        Bootstrap replicates for tables and comparisons.
+    """
+    from pipelines.report import Options, run
+
+    return run(runs, Options(out, metric, replicates), common.console())
+
+
+@app.command(group=LEARN)
 def stage(
     source: Path,
     *,

@@ -137,7 +137,8 @@ def test_mcnemar_is_the_binomial_of_the_slides_that_only_one_run_gets_right():
     tail = sum(math.comb(b + c, k) for k in range(min(b, c) + 1)) / 2 ** (b + c)
     assert ours.p == pytest.approx(min(1, 2 * tail))
     assert ours.value == pytest.approx((b - c) / 20)
-    assert f"{b} slides right in this run only, {c} in the other only" in ours.note
+    slides = "1 slide" if b == 1 else f"{b} slides"
+    assert f"{slides} right in this run only, {c} in the other only" in ours.note
 
 
 def test_mcnemar_says_what_it_takes_as_independent():

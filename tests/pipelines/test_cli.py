@@ -53,6 +53,7 @@ COMMANDS = {
     "sweep": learn.sweep,
     "evaluate": judge.evaluate,
     "compare": judge.compare,
+    "report": judge.report,
     "stage": judge.stage,
     "predict": apply.predict,
     "explain": apply.explain,

@@ -95,6 +95,7 @@ def test_a_run_folder_holds_what_is_promised(shared_run: Path) -> None:
         "predictions.json",
         "metrics.json",
         "report.html",
+        "model-card.md",
         "run.log",
     }
     cells = {path.name for path in shared_run.iterdir() if path.is_dir()}

@@ -66,16 +66,15 @@ def test_scores_without_bins_get_those_of_their_predictions(toy):
     bare = replace(run, metrics={k: v for k, v in run.metrics.items() if k != "reliability"})
     assert beside_each_other(0, run)[1] == beside_each_other(0, bare)[1]
     told = re.findall(r"([\d.]+) at 0\.", beside_each_other(0, run)[1].svg)
-    assert sum(map(float, told)) == run.metrics["n"]
+    assert sum(map(float, told)) == 2 * run.metrics["n"]
 
 
 def test_the_reliability_diagram_counts_slides_and_is_hollow_without_an_interval():
-    rows = ((0.4, 0.5, 2, 0.45, 0.5, 0.1, 0.9), (0.9, 1.0, 1.5, 0.95, 1.0, None, None))
+    rows = ((0.4, 0.5, 2, 0.45, 0.5, 0.1, 0.9), (0.9, 1.0, 1, 0.95, 1.0, None, None))
     keys = ("low", "high", "n", "confidence", "accuracy", "accuracy_low", "accuracy_high")
     bins = [dict(zip(keys, row, strict=True)) for row in rows]
-    empty = {"low": 0.0, "high": 0.1, "n": 0} | dict.fromkeys(keys[3:])
-    svg = curve_figures.reliability([empty, *bins], "0.07", "u")
-    assert {"ECE 0.07", "2", "1.5"} <= set(texts(svg))
+    svg = curve_figures.reliability(bins, "0.07", "slides", "u")
+    assert {"ECE 0.07", "2", "1", "slides"} <= set(texts(svg))
     assert "2 at 0.45: 0.50 right" in svg
     root = ET.fromstring(svg)
     marks = [g for k in (0, 1) for g in root.iter() if g.get("id") == f"u-bin-{k}"]

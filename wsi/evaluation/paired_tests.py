@@ -17,6 +17,7 @@ from scipy.stats import t as student
 
 from wsi.evaluation.metrics import Metric
 from wsi.evaluation.sample import Rows, Sample
+from wsi.findings import counted
 
 Array = np.ndarray
 
@@ -164,7 +165,7 @@ def mcnemar(one: Sample, other: Sample) -> Test:
     only_one = int((rights[0] & ~rights[1]).sum())
     only_other = int((~rights[0] & rights[1]).sum())
     difference = (only_one - only_other) / one.n
-    told = f"{only_one} slides right in this run only, {only_other} in the other only"
+    told = f"{counted(only_one, 'slide')} right in this run only, {only_other} in the other only"
     if one.n > len(one.patients):
         told += "; slides of a patient are taken as independent"
     if len(one.seeds) > 1 or len(other.seeds) > 1:

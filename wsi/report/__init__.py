@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from wsi.report.contact_sheet import SlideCard as SlideCard
     from wsi.report.contact_sheet import write_contact_sheet as write_contact_sheet
+    from wsi.report.model_card import write_model_card as write_model_card
     from wsi.report.page import write_report as write_report
     from wsi.report.summary import Example as Example
     from wsi.report.summary import PartRow as PartRow
@@ -22,6 +23,7 @@ _LAZY = {
     "RunSummary": "wsi.report.summary",
     "SlideCard": "wsi.report.contact_sheet",
     "write_contact_sheet": "wsi.report.contact_sheet",
+    "write_model_card": "wsi.report.model_card",
     "write_report": "wsi.report.page",
 }
 
@@ -31,6 +33,7 @@ __all__ = [
     "RunSummary",
     "SlideCard",
     "write_contact_sheet",
+    "write_model_card",
     "write_report",
 ]
 

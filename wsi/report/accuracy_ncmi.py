@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
 
+from wsi.findings import counted
 from wsi.report import figures
 from wsi.report.cells import number
 
@@ -17,11 +18,14 @@ _CAPTION = (
 )
 
 
-def accuracy_against_ncmi(found: Mapping[str, Any] | None, uid: str) -> tuple[Markup, str] | None:
+def accuracy_against_ncmi(
+    found: Mapping[str, Any] | None, runs: Sequence[str], uid: str
+) -> tuple[Markup, str] | None:
     """Return the figure and its caption; None where fewer than two models have both.
 
     Args:
         found: `accuracy_ncmi` of a comparison or of a study's selection; None of older ones.
+        runs: the names of all runs compared, in the order that settles their colours.
         uid: prefix of all ids, distinct on the page.
     """
     if found is None:
@@ -32,10 +36,10 @@ def accuracy_against_ncmi(found: Mapping[str, Any] | None, uid: str) -> tuple[Ma
     caption = _CAPTION
     left_out = len(found["points"]) - len(points)
     if left_out:
-        caption += f" {left_out} models without a defined NCMI are left out."
+        caption += f" Without a defined NCMI, and left out: {counted(left_out, 'model')}."
     if found["spearman"] is not None:
         caption += (
             f" Rank correlation (Spearman) {number(found['spearman'])} over "
             f"{found['ranked']} models, which share their slides and are not independent."
         )
-    return Markup(figures.accuracy_ncmi(points, uid)), caption
+    return Markup(figures.accuracy_ncmi(points, uid, runs)), caption

@@ -51,7 +51,7 @@ class Footnotes:
 
     def numbers(self, text: str) -> tuple[int, ...]:
         """Return the numbers of the remarks in `text`, which semicolons separate."""
-        remarks = [remark for remark in text.split("; ") if remark]
+        remarks = list(dict.fromkeys(remark for remark in text.split("; ") if remark))
         self.texts += [remark for remark in remarks if remark not in self.texts]
         return tuple(self.texts.index(remark) + 1 for remark in remarks)
 

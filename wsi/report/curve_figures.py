@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from wsi.evaluation.curves import GRID, Curve
-from wsi.report.figures import BLUE, as_svg, count, drawing, short_name
+from wsi.report.figures import BLUE, as_svg, drawing, short_name
 
 _MUTED = "#5f6670"
 _BAND = "#b9d7ea"
@@ -81,45 +81,48 @@ def _panel(
         return as_svg(figure, uid, f"{said} of {name} against the rest: {value}")
 
 
-def reliability(bins: Sequence[Mapping[str, Any]], ece: str, uid: str) -> str:
-    """Return accuracy against confidence of each bin, above the number of slides in it.
+def reliability(bins: Sequence[Mapping[str, Any]], ece: str, counted: str, uid: str) -> str:
+    """Return accuracy against confidence of each bin, above the number of predictions in it.
+
+    A bin whose accuracy has no interval is hollow.
 
     Args:
-        bins: low, high, n, confidence, accuracy, accuracy_low and accuracy_high of each; bins
-            without slides have None for the last four.
+        bins: low, high, n, confidence, accuracy, accuracy_low and accuracy_high of each bin that
+            holds predictions.
         ece: the expected calibration error, ready to print.
+        counted: what n counts: slides.
     """
-    filled = [b for b in bins if b["n"]]
     with drawing(4.0, 4.3) as figure:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
         upper.plot([0, 1], [0, 1], color=_MUTED, lw=0.8, ls=(0, (2, 3)), gid="ideal")
-        _accuracies(upper, filled)
+        for k, one in enumerate(bins):
+            _accuracy(upper, one, f"bin-{k}")
         upper.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), ylabel="accuracy")
         upper.set_title(f"ECE {ece}", loc="right", fontsize=9)
-        _counts(lower, filled)
-        lower.set(xlabel="confidence: probability of the likeliest class", ylabel="slides")
+        _counts(lower, bins)
+        lower.set(xlabel="confidence: probability of the likeliest class", ylabel=counted)
         told = "; ".join(
-            f"{b['n']:g} at {b['confidence']:.2f}: {b['accuracy']:.2f} right" for b in filled
+            f"{b['n']} at {b['confidence']:.2f}: {b['accuracy']:.2f} right" for b in bins
         )
         return as_svg(figure, uid, f"Reliability diagram, ECE {ece}. {told}")
 
 
-def _accuracies(axes: Axes, bins: Sequence[Mapping[str, Any]]) -> None:
-    for k, b in enumerate(bins):
-        if b["accuracy_low"] is not None and b["accuracy_high"] is not None:
-            bounds = [b["accuracy_low"], b["accuracy_high"]]
-            axes.plot([b["confidence"]] * 2, bounds, color=_BAND, lw=3.2, solid_capstyle="butt")
-        bounded = b["accuracy_low"] != b["accuracy_high"]
-        fill = {"mfc": BLUE if bounded else "white", "mec": BLUE, "ms": 5}
-        axes.plot([b["confidence"]], [b["accuracy"]], "o", **fill, gid=f"bin-{k}")
+def _accuracy(axes: Axes, one: Mapping[str, Any], gid: str) -> None:
+    bounds = [one["accuracy_low"], one["accuracy_high"]]
+    bounded = None not in bounds
+    if bounded:
+        style: dict[str, Any] = {"color": _BAND, "lw": 3.2, "solid_capstyle": "butt"}
+        axes.plot([one["confidence"]] * 2, bounds, **style)
+    fill = {"mfc": BLUE if bounded else "white", "mec": BLUE, "ms": 5}
+    axes.plot([one["confidence"]], [one["accuracy"]], "o", **fill, gid=gid)
 
 
 def _counts(axes: Axes, bins: Sequence[Mapping[str, Any]]) -> None:
     most = max((b["n"] for b in bins), default=1)
     for b in bins:
         width = b["high"] - b["low"]
-        axes.bar(b["low"] + width / 2, b["n"], 0.9 * width, color=BLUE, lw=0)
         place = (b["low"] + width / 2, b["n"])
+        axes.bar(*place, 0.9 * width, color=BLUE, lw=0)
         beside: dict[str, Any] = {"xytext": (0, 1.5), "textcoords": "offset points"}
-        axes.annotate(count(b["n"]), place, ha="center", va="bottom", fontsize=7, **beside)
+        axes.annotate(str(b["n"]), place, ha="center", va="bottom", fontsize=7, **beside)
     axes.set(ylim=(0, 1.35 * most), yticks=())

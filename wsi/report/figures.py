@@ -87,19 +87,18 @@ def confusion(counts: np.ndarray, classes: Sequence[str], uid: str) -> str:
         for row, column in np.ndindex(C, C):
             percent = f"{100 * share[row, column]:.0f}%" if total[row, 0] else "–"
             colour = "white" if share[row, column] > 0.72 else _INK
-            text = f"{count(float(counts[row, column]))}\n{percent}"
+            text = f"{_count(float(counts[row, column]))}\n{percent}"
             axes.text(column, row, text, ha="center", va="center", color=colour, linespacing=1.35)
         return as_svg(figure, uid, f"Confusion matrix of {C} classes: {_diagonal(counts, classes)}")
 
 
-def count(value: float) -> str:
-    """Return a number of slides, which need not be whole where it is a mean over seeds."""
+def _count(value: float) -> str:
     return f"{value:.0f}" if float(value).is_integer() else f"{value:.1f}"
 
 
 def _diagonal(counts: np.ndarray, classes: Sequence[str]) -> str:
     rows = zip(classes, counts.diagonal(), counts.sum(axis=1))
-    return "; ".join(f"{name} {count(hit)} of {count(n)} right" for name, hit, n in rows)
+    return "; ".join(f"{name} {_count(hit)} of {_count(n)} right" for name, hit, n in rows)
 
 
 def learning(
@@ -208,9 +207,10 @@ def forest(
         left, right = figure.subplots(1, 2, sharey=True, width_ratios=[1, 1])
         right.axvline(0, color=_MUTED, lw=0.9)
         for place, run in zip(places, runs):
-            _draw_interval(left, run, place)
+            style = run_style(run["name"], [of["name"] for of in runs])
+            _draw_interval(left, run, place, style)
             if run["name"] in by_name:
-                _draw_interval(right, by_name[run["name"]], place)
+                _draw_interval(right, by_name[run["name"]], place, style)
             else:
                 beside = {"xytext": (7, 0), "textcoords": "offset points"}
                 right.annotate("reference", (0, place), va="center", color=_MUTED, **beside)
@@ -224,8 +224,22 @@ def forest(
         return as_svg(figure, uid, f"{metric} of {len(runs)} runs, and differences to {reference}")
 
 
+def run_style(run: str, runs: Sequence[str]) -> dict[str, Any]:
+    """Return the colour and mark of a run, the same in every figure of a comparison.
+
+    Args:
+        runs: the names of all runs compared, in their order.
+    """
+    k = list(runs).index(run)
+    return {"color": CLASS_COLORS[k % len(CLASS_COLORS)], "marker": _MARKS[k % len(_MARKS)]}
+
+
 def forest_by_site(
-    metric: str, sites: Sequence[Mapping[str, Any]], whole: Sequence[Mapping[str, Any]], uid: str
+    metric: str,
+    sites: Sequence[Mapping[str, Any]],
+    whole: Sequence[Mapping[str, Any]],
+    runs: Sequence[str],
+    uid: str,
 ) -> str:
     """Return the differences of every run to the reference on each site, and on all slides.
 
@@ -233,6 +247,7 @@ def forest_by_site(
         metric: its title, for the axis.
         sites: site, n and differences of each, as `wsi.evaluation.compare` gives them.
         whole: the differences on all slides.
+        runs: the names of all runs compared, the reference among them.
     """
     groups = [(f"{group['site']} ({group['n']})", group["differences"]) for group in sites]
     groups.append(("all sites", whole))
@@ -244,13 +259,12 @@ def forest_by_site(
         axes.axhline(len(groups) - 1.5, color=_RULE, lw=0.9)
         handles = []
         for k, name in enumerate(names):
-            colour = CLASS_COLORS[k % len(CLASS_COLORS)]
-            mark = _MARKS[k % len(_MARKS)]
-            handles.append(Line2D([], [], color=colour, marker=mark, lw=2))
+            style = run_style(name, runs)
+            handles.append(Line2D([], [], **style, lw=2))
             for place, (_, differences) in enumerate(groups):
                 row = next(row for row in differences if row["name"] == name)
                 at = place + (k - (len(names) - 1) / 2) * step
-                _draw_interval(axes, row, at, colour, mark)
+                _draw_interval(axes, row, at, style)
         axes.set_yticks(range(len(groups)), [short_name(label, 30) for label, _ in groups])
         axes.set(ylim=(len(groups) - 0.4, -0.6), xlabel=f"difference in {metric}")
         axes.tick_params(axis="y", length=0)
@@ -263,21 +277,22 @@ def forest_by_site(
 
 
 def _draw_interval(
-    axes: Axes, score: Mapping[str, Any], place: float, colour: str = BLUE, mark: str = "s"
+    axes: Axes, score: Mapping[str, Any], place: float, style: Mapping[str, Any]
 ) -> None:
     if score["value"] is None:
         axes.text(0.5, place, "undefined", transform=axes.get_yaxis_transform(), va="center")
         return
     if score["low"] is not None and score["high"] is not None:
-        axes.plot([score["low"], score["high"]], [place, place], color=colour, lw=2)
-    axes.plot([score["value"]], [place], mark, color=colour, ms=6)
+        axes.plot([score["low"], score["high"]], [place, place], color=style["color"], lw=2)
+    axes.plot([score["value"]], [place], **style, ls="", ms=6)
 
 
-def accuracy_ncmi(points: Sequence[Mapping[str, Any]], uid: str) -> str:
+def accuracy_ncmi(points: Sequence[Mapping[str, Any]], uid: str, among: Sequence[str] = ()) -> str:
     """Return accuracy against NCMI, a point per run and seed, runs told apart by mark and colour.
 
     Args:
         points: run, seed, accuracy and ncmi of each model, all defined.
+        among: the names of all runs compared, where some have no point.
     """
     runs = list(dict.fromkeys(point["run"] for point in points))
     values = np.array([point["ncmi"] for point in points])
@@ -286,12 +301,7 @@ def accuracy_ncmi(points: Sequence[Mapping[str, Any]], uid: str) -> str:
         axes = figure.subplots()
         handles = []
         for k, run in enumerate(runs):
-            style: dict[str, Any] = {
-                "color": CLASS_COLORS[k % len(CLASS_COLORS)],
-                "marker": _MARKS[k % len(_MARKS)],
-                "ls": "",
-                "ms": 6.5,
-            }
+            style = run_style(run, among or runs) | {"ls": "", "ms": 6.5}
             mine = [point for point in points if point["run"] == run]
             x, y = ([point[key] for point in mine] for key in ("ncmi", "accuracy"))
             axes.plot(x, y, **style, gid=f"run-{k}")

@@ -169,7 +169,10 @@ def _by_site(comparison: Mapping[str, Any]) -> list[Figure]:
     if not sites:
         return []
     metric = METRICS[comparison["metric"]]
-    drawn = figures.forest_by_site(metric.title, sites, comparison["differences"], "forest-site")
+    runs = [run["name"] for run in comparison["runs"]]
+    drawn = figures.forest_by_site(
+        metric.title, sites, comparison["differences"], runs, "forest-site"
+    )
     caption = (
         f"Difference in {metric.title} to {comparison['reference']} on the slides of each site "
         "(their number in brackets), paired and resampled by patients of that site. A site of few "
@@ -180,7 +183,8 @@ def _by_site(comparison: Mapping[str, Any]) -> list[Figure]:
 
 def _accuracy_ncmi(comparison: Mapping[str, Any]) -> list[Figure]:
     """Return accuracy against NCMI, where two models or more have both."""
-    drawn = accuracy_against_ncmi(comparison.get("accuracy_ncmi"), "accuracy-ncmi")
+    runs = [run["name"] for run in comparison["runs"]]
+    drawn = accuracy_against_ncmi(comparison.get("accuracy_ncmi"), runs, "accuracy-ncmi")
     return [Figure(*drawn)] if drawn else []
 
 

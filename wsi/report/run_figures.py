@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,7 +71,12 @@ def by_class(index: int, run: RunSummary) -> list[Panels]:
     ]
 
 
-def _svgs(draw, curves: Sequence[Curve | None], classes: Sequence[str], uid: str):
+def _svgs(
+    draw: Callable[[Curve | None, str, str], str],
+    curves: Sequence[Curve | None],
+    classes: Sequence[str],
+    uid: str,
+) -> tuple[Markup, ...]:
     pairs = enumerate(zip(curves, classes, strict=True))
     return tuple(Markup(draw(curve, name, f"{uid}-{c}")) for c, (curve, name) in pairs)
 
@@ -104,29 +109,23 @@ def _confusion(index: int, run: RunSummary) -> Figure:
 def _reliability(index: int, run: RunSummary, sample: Sample) -> Figure:
     bins = _bins(run, sample)
     ece = number(run.metrics["ece"]["value"]) if "ece" in run.metrics else "not scored"
-    drawn = curve_figures.reliability(bins, ece, f"r{index}-reliability")
-    over = " and ".join(
-        word
-        for word, n in (("folds", len(set(sample.runs[0].fold))), ("seeds", len(sample.runs)))
-        if n > 1
-    )
-    pooled = f", rows of all {over} together (their ECE is the mean)" if over else ""
+    folds, seeds = len(set(sample.runs[0].fold)), len(sample.runs)
+    counted = f"{sample.unit}s" if seeds == 1 else "predictions"
+    drawn = curve_figures.reliability(bins, ece, counted, f"r{index}-reliability")
+    over = " and ".join(word for word, n in (("folds", folds), ("seeds", seeds)) if n > 1)
+    pooled = f", all {over} together (the ECE is the mean over them)" if over else ""
     caption = (
-        f"Reliability of the likeliest class in {ECE_BINS} bins of confidence{pooled}. On the "
+        f"Reliability of the likeliest class, in {ECE_BINS} bins of confidence{pooled}. On the "
         "dotted line confidence is right; below it the model is too sure. Pale: "
-        f"{percent(run.metrics['level'])} intervals over patients; hollow: too few "
-        "slides for one. Below, slides in each bin."
+        f"{percent(run.metrics['level'])} intervals over patients; hollow: none, as too "
+        f"few differ. Below, {counted} in each bin."
     )
     return Figure(Markup(drawn), caption)
 
 
 def _bins(run: RunSummary, sample: Sample) -> list[dict[str, Any]]:
-    """Return the bins of reliability with slides in place of rows, which seeds repeat.
-
-    Scores from before there were bins have none; they are then made of the predictions.
-    """
+    """Return the bins of reliability; scores from before there were any get those they lack."""
     spec = EvaluateSpec(level=run.metrics["level"], replicates=run.metrics["replicates"])
-    bins = run.metrics.get("reliability")
-    if bins is None:
-        bins = reliability(sample, draw_weights(sample.strata, spec), spec.level)
-    return [{**b, "n": b["n"] / len(sample.seeds)} for b in bins]
+    if "reliability" in run.metrics:
+        return run.metrics["reliability"]
+    return reliability(sample, draw_weights(sample.strata, spec), spec.level)

@@ -9,6 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from wsi.files import publish_bytes
+from wsi.findings import counted
 from wsi.report import figures
 from wsi.report.accuracy_ncmi import accuracy_against_ncmi
 from wsi.report.cells import (
@@ -70,11 +71,11 @@ def as_markdown(result: Json) -> str:
 def _lead(result: Json) -> str:
     noisy = f" Test labels are those of column {result['truth']}." if result["truth"] else ""
     return (
-        f"{result['slides']} slides of {result['patients']} patients; "
+        f"{counted(result['slides'], 'slide')} of {counted(result['patients'], 'patient')}; "
         f"{_seeds(len(result['seeds']))}; the rate of every arm is the best of "
         f"{', '.join(f'{rate:g}' for rate in result['rates'])} on validation; "
-        f"{result['fits']['all']} fits of {_counted(result['epochs'], 'epoch')}, "
-        f"{_counted(result['bags_per_step'], 'bag')} per step.{noisy} Differences are paired, "
+        f"{result['fits']['all']} fits of {counted(result['epochs'], 'epoch')}, "
+        f"{counted(result['bags_per_step'], 'bag')} per step.{noisy} Differences are paired, "
         f"intervals patient-clustered ({percent(result['level'])}), p values corrected over all "
         "arms (Holm), in each metric and way of validating by itself."
     )
@@ -103,7 +104,9 @@ def _section(index: int, selection: str, result: Json, *, drawn: bool = True) ->
                     f"differences to {found['rival']}, the best rival on validation.",
                 }
             )
-    against = accuracy_against_ncmi(found.get("accuracy_ncmi"), f"s{index}-ncmi") if drawn else None
+    arms = [run["name"] for run in next(iter(found["metrics"].values()))["runs"]]
+    ncmi = found.get("accuracy_ncmi") if drawn else None
+    against = accuracy_against_ncmi(ncmi, arms, f"s{index}-ncmi")
     if against:
         drawings.append({"svg": against[0], "wide": False, "caption": against[1]})
     floors = found.get("floors")
@@ -144,11 +147,7 @@ def _about_validation(result: Json) -> str:
 
 
 def _seeds(n: int) -> str:
-    return _counted(n, "seed")
-
-
-def _counted(n: int, noun: str) -> str:
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+    return counted(n, "seed")
 
 
 def _scores(found: Json, result: Json) -> Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -44,13 +44,17 @@ class Example:
 
 
 class PartRow(NamedTuple):
-    """The size of one part of one fold: slides, patients, and slides of each class."""
+    """The size of one part of one fold: slides, patients, and slides of each class and site.
+
+    Both are None where they are not known of all slides.
+    """
 
     fold: int
     part: str
     n_slides: int
     n_patients: int
-    counts: Mapping[str, int]
+    counts: Mapping[str, int] | None
+    sites: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +73,8 @@ class RunSummary:
         without_picture: why there is none, by the id of a slide.
         chosen: epoch whose weights were kept, by the name of the training.
         monitor: what the histories' `monitor` is: `auc`.
+        tags: aggregator, objective and encoder, by their short names.
+        ids: of all slides and patients, none of which a model card may name.
 
     Raises:
         ConfigError: the metrics are of another schema, or of other classes than the predictions.
@@ -85,6 +91,8 @@ class RunSummary:
     without_picture: Mapping[str, str] = field(default_factory=dict)
     chosen: Mapping[str, int] = field(default_factory=dict)
     monitor: str = "monitor"
+    tags: Sequence[str] = ()
+    ids: Set[str] = frozenset()
 
     def __post_init__(self) -> None:
         schema = self.metrics.get("schema")

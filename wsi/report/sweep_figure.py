@@ -80,13 +80,15 @@ class _Places:
         self._log = isinstance(space, Mapping) and bool(space.get("log"))
         drawn = [row["values"][key] for row in rows]
         self._names = None if isinstance(space, Mapping) else [str(choice) for choice in space]
-        self._shift = _shifts(rows, drawn) if self._names is not None else {}
+        # Beside a number a step aside would read as another number.
+        words = self._names is not None and not all(map(_is_number, space))
+        self._shift = _shifts(rows, drawn) if words else {}
 
     def of(self, row: Json) -> float:
         value = row["values"][self._key]
         if self._names is None:
             return float(value)
-        return self._names.index(str(value)) + self._shift[row["trial"]]
+        return self._names.index(str(value)) + self._shift.get(row["trial"], 0.0)
 
     def ticks(self, axes: Axes) -> None:
         if self._names is not None:
@@ -101,6 +103,10 @@ class _Places:
             axes.xaxis.set_major_locator(LogLocator(numticks=6))
             axes.xaxis.set_minor_formatter(NullFormatter())
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _is_number(choice: Any) -> bool:
+    return isinstance(choice, int | float) and not isinstance(choice, bool)
 
 
 def _shifts(rows: Sequence[Json], drawn: Sequence[Any]) -> dict[int, float]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from wsi.evaluation import METRICS
+from wsi.findings import counted
 from wsi.report.cells import (
     MINUS,
     UNKNOWN,
@@ -237,7 +238,7 @@ def differences(comparison: Json) -> Table:
     about_p = notes.numbers(comparison.get("p_from", "").replace("; ", ", while "))
     for row in comparison["differences"]:
         undefined = row["undefined_replicates"]
-        note = f"{undefined} replicates undefined and left out" if undefined else ""
+        note = f"{counted(undefined, 'replicate')} undefined and left out" if undefined else ""
         if row["value"] is None:
             note = "undefined: the metric is undefined for a run"
         rows.append(
@@ -252,8 +253,9 @@ def differences(comparison: Json) -> Table:
     level = percent(comparison["level"])
     columns = ("Runs", f"Difference [{level} interval]", "p", "p (Holm)")
     caption = (
-        f"Paired differences in {title}: {comparison['n']} {rows_title(comparison).lower()} of "
-        f"{comparison['n_patients']} patients, the same for all runs"
+        f"Paired differences in {title}: "
+        f"{counted(comparison['n'], rows_title(comparison).lower().removesuffix('s'))} of "
+        f"{counted(comparison['n_patients'], 'patient')}, the same for all runs"
     )
     return Table(caption, columns, tuple(rows), tuple(notes.texts))
 
@@ -309,7 +311,7 @@ def alarms(histories: Mapping[str, Epochs]) -> Table | None:
         "Number",
         "What was seen last, and what to do",
     )
-    caption = f"Alarms of {len({row[0] for row in rows})} of {len(histories)} trainings"
+    caption = f"Alarms of {len({row[0] for row in rows})} of {counted(len(histories), 'training')}"
     return Table(caption, columns, tuple(rows), text_columns=(0, 1, 2, 4))
 
 
@@ -334,10 +336,33 @@ def facts(runs: Sequence[RunSummary]) -> Table:
 
 def parts(rows: Sequence[PartRow], classes: Sequence[str]) -> Table:
     """Return slides, patients and class counts of each part of each fold."""
+    notes = Footnotes()
     made = []
-    for fold, part, n_slides, n_patients, counts in rows:
-        sizes = (n_slides, n_patients, *(counts.get(name, 0) for name in classes))
-        made.append((Cell(str(fold), fold), Cell(part), *(Cell(str(n), n) for n in sizes)))
+    for row in rows:
+        cells = [Cell(str(n), n) for n in (row.n_slides, row.n_patients)]
+        if row.counts is None:
+            why = notes.numbers("labels unknown: the cohort table is gone or was changed")
+            cells += [Cell(UNKNOWN, notes=why)] * len(classes)
+        else:
+            counts = [row.counts.get(name, 0) for name in classes]
+            cells += [Cell(str(n), n) for n in counts]
+        made.append((Cell(str(row.fold), row.fold), Cell(row.part), *cells))
     columns = ("Fold", "Part", "Slides", "Patients", *classes)
     caption = "Parts of each fold: slides, patients, and slides of each class"
+    return Table(caption, columns, tuple(made), tuple(notes.texts), text_columns=(0, 1))
+
+
+def sites_of_parts(rows: Sequence[PartRow]) -> Table | None:
+    """Return how many slides of each site are in each part; None where sites are unknown."""
+    known = [row for row in rows if row.sites is not None]
+    sites = sorted({site for row in known for site in row.sites or ()})
+    if not sites or len(known) < len(rows):
+        return None
+    made = []
+    for row in known:
+        counts = [(row.sites or {}).get(site, 0) for site in sites]
+        cells = (Cell(str(n), n) for n in counts)
+        made.append((Cell(str(row.fold), row.fold), Cell(row.part), *cells))
+    columns = ("Fold", "Part", *(site or "no site" for site in sites))
+    caption = "Slides of each site in each part"
     return Table(caption, columns, tuple(made), text_columns=(0, 1))

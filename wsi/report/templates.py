@@ -11,6 +11,8 @@ from importlib.resources import files
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from wsi.report.markdown import escaped
+
 
 @dataclass(frozen=True)
 class Script:
@@ -29,6 +31,20 @@ def template(name: str) -> Template:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+    )
+    return environment.get_template(name)
+
+
+@cache
+def markdown_template(name: str) -> Template:
+    """Return a Markdown template of this package; whatever it is given is escaped, on one line."""
+    environment = Environment(
+        loader=PackageLoader("wsi.report", "."),
+        finalize=escaped,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     return environment.get_template(name)
 
