@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from benchmarks.evidence.__main__ import main
 
 
 @pytest.fixture(scope="module")
@@ -20,16 +18,9 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with one short study and the page made from it."""
     out = tmp_path_factory.mktemp("evidence")
     words = ["--out", out, "--tier", "core", "--only", "digit-bags-2", "--short", "--jobs", "1"]
-    command = [sys.executable, "-m", "benchmarks.evidence", *words, "--page", out / "page.md"]
-    made = subprocess.run(
-        [str(word) for word in command],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert made.returncode == 0, made.stderr
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [str(w) for w in (__name__, *words, "--page", out / "page.md")])
+        main()
     return out
 
 

@@ -103,13 +103,29 @@ def metadata(function: Callable[..., Any], name: str) -> tuple[Any, ...]:
     return getattr(get_type_hints(function, include_extras=True)[name], "__metadata__", ())
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_explains_every_option(command: str) -> None:
+ALL_HELP = """
+import sys
+from pipelines.cli import run_command
+for command in sys.argv[1:]:
+    print("HELP", command)
+    print("CODE", run_command([*command.split(), "--help"]))
+"""
+
+
+@pytest.fixture(scope="module")
+def helps() -> dict[str, str]:
+    """The help of every command, by its name."""
     # In a process of its own: the width of help is settled once, by whoever asked first.
-    words = [sys.executable, "-m", "pipelines.cli", *command.split(), "--help"]
-    environment = os.environ | {"COLUMNS": "300"}
-    done = subprocess.run(words, capture_output=True, text=True, env=environment, check=True)
-    said = done.stdout
+    done = in_new_process(ALL_HELP, *COMMANDS, COLUMNS="300")
+    assert done.returncode == 0, done.stderr
+    found = dict(re.findall(r"^HELP (.+?)\n(.*?)^CODE 0$", done.stdout, re.MULTILINE | re.DOTALL))
+    assert list(found) == list(COMMANDS)
+    return found
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_explains_every_option(command: str, helps: dict[str, str]) -> None:
+    said = helps[command]
     function = COMMANDS[command]
     doc = inspect.getdoc(function) or ""
     assert doc.splitlines()[0] in plain(said)

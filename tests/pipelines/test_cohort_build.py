@@ -99,8 +99,10 @@ LIGHT = ["evaluate.replicates=200"]
     ],
 )
 def test_a_miniature_runs_from_its_folders_to_its_report_by_the_preset(
-    tmp_path, capsys, name, preset, classes, folds, tested
+    tmp_path, capsys, monkeypatch, name, preset, classes, folds, tested
 ) -> None:
+    # Drawing takes most of the time, and goes with the area.
+    monkeypatch.setattr("wsi.cohorts.miniature.SIZE_UM", (512, 384))
     root, table, out, run = (tmp_path / part for part in ("tree", "c.csv", "out", "run"))
     for words in (
         ["cohort", "miniature", name, "--out", root],
