@@ -99,4 +99,4 @@ def test_equal_models_are_told_apart_about_5_times_in_100(design: Design) -> Non
             if test == OUTSIDE:  # which is no test of its own: see the page of results
                 assert hits / n <= 0.09
             elif test != "mcnemar":  # it takes the slides of a patient for independent
-                assert 0.03 <= hits / n <= 0.07
+                assert 0.02 <= hits / n <= 0.075
