@@ -12,6 +12,7 @@ from scipy.stats import norm
 from benchmarks.coverage.__main__ import main
 from benchmarks.coverage.cohorts import BRACS_TEST, DESIGNS, Design, drawn, truth
 from benchmarks.coverage.trials import (
+    OUTSIDE,
     PAIRED,
     covered,
     differences_of,
@@ -95,5 +96,7 @@ def test_equal_models_are_told_apart_about_5_times_in_100(design: Design) -> Non
         for test, (hits, n) in tests.items():
             print(f"{design.name}, {metric}, {test}: {hits / n:.1%} of {n}")
             assert n == COHORTS
-            if test != "mcnemar":  # it takes the slides of a patient for independent
-                assert 0.02 <= hits / n <= 0.08
+            if test == OUTSIDE:  # which is no test of its own: see the page of results
+                assert hits / n <= 0.09
+            elif test != "mcnemar":  # it takes the slides of a patient for independent
+                assert 0.02 <= hits / n <= 0.075
