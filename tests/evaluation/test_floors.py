@@ -105,13 +105,14 @@ def test_majority_is_scikit_learns_dummy() -> None:
 
 def test_site_frequencies_are_those_counted_by_hand() -> None:
     sites = {"1": "x", "2": "x", "3": "x", "4": "x", "5": "y", "6": "", "7": "y", "8": ""}
-    labels = {"1": 0, "2": 0, "3": 0, "4": 1, "5": 1, "6": 1, "7": 1, "8": 0}
+    labels = {"1": 0, "2": 0, "3": 0, "4": 1, "5": 0, "6": 1, "7": 0, "8": 1}
     tested = {"t": "x", "u": "new", "v": "", "w": "y"}
     nothing = BagMeans((), np.zeros(0, int), np.zeros((0, 1)))
     fold = Fold(0, "0", tuple(sites), (), tuple(tested))
     p = floor_probabilities("site", FloorData(nothing, sites | tested), fold, labels, 2)
-    # Half of all training slides are of each class; each site counts one more slide of those.
-    assert np.allclose(p, [[3.5 / 5, 1.5 / 5], [0.5, 0.5], [0.5, 0.5], [0.5 / 3, 2.5 / 3]])
+    # Of all training slides 5/8 are of the first class; each site counts one more such slide.
+    first = [(3 + 5 / 8) / 5, 5 / 8, 5 / 8, (2 + 5 / 8) / 3]
+    assert np.allclose(p, np.stack([first, 1 - np.array(first)], axis=1), atol=1e-15)
     assert unseen_sites(FloorData(nothing, sites | tested), fold) == {"new"}
 
 
