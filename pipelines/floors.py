@@ -179,7 +179,8 @@ def _made_from(config: Config, material: Material, splits: Splits) -> str:
     """Return a hash of all that decides floors; the tile filter is part of the data settings."""
     rows = [[r.slide_id, r.patient_id, r.site, r.label] for r in material.cohort.rows]
     data = config.data.model_dump(mode="json")
-    return sha256_json([SCHEMA, material.bags_sha256, data, splits.hash, sorted(rows)])
+    intervals = config.evaluate.model_dump(mode="json", include={"level", "replicates", "seed"})
+    return sha256_json([SCHEMA, material.bags_sha256, data, splits.hash, sorted(rows), intervals])
 
 
 def _floor_data(

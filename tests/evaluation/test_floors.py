@@ -209,6 +209,7 @@ def signal(shift: float, n: int = 240, **changed: Mapping[str, str]) -> dict[str
 def test_features_of_noise_do_not_tell_the_site() -> None:
     found = signal(0.0)
     assert (found["n"], found["n_patients"], found["n_sites"], found["folds"]) == (240, 120, 3, 5)
+    assert found["level"] == FEW.level
     for name, chance in (("balanced_accuracy", 1 / 3), ("auc", 0.5)):
         assert found[name]["chance"] == chance
         assert found[name]["value"] == pytest.approx(chance, abs=0.1)
@@ -239,7 +240,9 @@ def test_sites_that_cannot_be_told_are_left_out_and_said() -> None:
     sites = dict(toy.data.sites) | {toy.ids[0]: "", toy.ids[1]: "lone"}
     found = signal(30.0, sites=sites)
     assert (found["n"], found["n_sites"]) == (238, 3)
-    assert found["note"] == "1 slides have no site; sites of one patient are left out: lone"
+    assert found["note"] == (
+        "1 without a site are left out; sites of one patient are left out: lone"
+    )
     alone = signal(30.0, sites=dict.fromkeys(toy.ids, "x"))
     assert alone["balanced_accuracy"] is None
     assert alone["auc"] is None
