@@ -127,7 +127,8 @@ def floors_of_run(config: Config, run_dir: RunDir, console: Console) -> tuple[Fl
     inputs = run_dir.read_inputs()
     table, bags = Path(inputs.get("cohort_table", "")), Path(inputs["bags"])
     if not table.is_file() or sha256_file(table) != inputs["cohort_sha256"]:
-        return None, f"the cohort table of the run is no longer as it was at {table}"
+        why = f"{table} is gone, or no longer the cohort table of the run"
+        return None, f"{why} — put that back and evaluate again"
     try:
         console.say(f"no floors beside {run_dir.root} yet: making them from its bags")
         material = gather_material(config, table, bags, console)
@@ -146,7 +147,8 @@ def _of_same_bags(
     console: Console,
 ) -> tuple[Floors | None, str]:
     if material.bags_sha256 != inputs["bags_sha256"] or splits.hash != inputs["splits_sha256"]:
-        return None, f"the bags at {inputs['bags']} or the splits are no longer those of the run"
+        why = f"the bags at {inputs['bags']}, or the splits, are no longer those of the run"
+        return None, f"{why} — put those back and evaluate again"
     return make_floors(config, material, splits, run_dir, console), ""
 
 
@@ -179,7 +181,8 @@ def _made_from(config: Config, material: Material, splits: Splits) -> str:
     """Return a hash of all that decides floors; the tile filter is part of the data settings."""
     rows = [[r.slide_id, r.patient_id, r.site, r.label] for r in material.cohort.rows]
     data = config.data.model_dump(mode="json")
-    return sha256_json([SCHEMA, material.bags_sha256, data, splits.hash, sorted(rows)])
+    intervals = config.evaluate.model_dump(mode="json", include={"level", "replicates", "seed"})
+    return sha256_json([SCHEMA, material.bags_sha256, data, splits.hash, sorted(rows), intervals])
 
 
 def _floor_data(

@@ -123,12 +123,18 @@ def test_floors_that_lie_there_are_not_made_again(
         assert written.read_bytes() == (run_copy / "floors" / f"{name}.csv").read_bytes()
 
 
-@pytest.mark.parametrize("damage", ["cut", "removed", "record"])
+@pytest.mark.parametrize("damage", ["cut", "removed", "record", "swapped"])
 def test_damaged_floors_count_as_none(run_copy: Path, damage: str) -> None:
     assert read_floors(RunDir(run_copy)) is not None
-    path = run_copy / "floors" / ("floors.json" if damage == "record" else "site.csv")
-    whole = path.read_bytes()
-    path.unlink() if damage == "removed" else path.write_bytes(whole[:-20])
+    folder = run_copy / "floors"
+    path = folder / ("floors.json" if damage == "record" else "site.csv")
+    if damage == "removed":
+        path.unlink()
+    elif damage == "swapped":  # another sound table with its sidecar
+        for suffix in (".csv", ".json"):
+            shutil.copy(folder / f"majority{suffix}", folder / f"site{suffix}")
+    else:
+        path.write_bytes(path.read_bytes()[:-20])
     assert read_floors(RunDir(run_copy)) is None
 
 

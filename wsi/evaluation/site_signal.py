@@ -40,15 +40,17 @@ def site_from_features(
 
     Returns:
         `balanced_accuracy` and `auc` (one site against the others) with intervals over patients,
-        each beside its `chance`; `n_sites`, `n`, `n_patients`, `folds`, and `note`. The figures
-        are None, with the reason in `note`, where fewer than two sites are left.
+        each beside its `chance`; `n_sites`, `n`, `n_patients`, `level`, `folds` and `note`. The
+        figures are None, with the reason in `note`, where fewer than two sites are left.
     """
+    spec = spec or EvaluateSpec()
     kept, note = _usable(means.ids, sites, patients)
     names = sorted({sites[s] for s in kept})
     found: dict[str, Any] = {
         "n": len(kept),
         "n_patients": len({patients[s] for s in kept}),
         "n_sites": len(names),
+        "level": spec.level,
     }
     if len(names) < 2:
         reason = f"fewer than two sites have {LEAST_PATIENTS} patients or more"
@@ -58,7 +60,7 @@ def site_from_features(
             "note": "; ".join(t for t in (reason, note) if t),
         }
     predictions, folds = _cross_validated(means, kept, names, sites, patients)
-    draw = Draw.of(make_sample(predictions), spec or EvaluateSpec())
+    draw = Draw.of(make_sample(predictions), spec)
     figures = {}
     for metric, chance in ((METRICS["balanced_accuracy"], 1 / len(names)), (METRICS["auc"], 0.5)):
         score = score_of(draw, metric, draw.resampled(metric))
@@ -75,7 +77,7 @@ def _usable(
         owners[sites[slide_id]].add(patients[slide_id])
     unknown = sum(not sites[slide_id] for slide_id in ids)
     small = sorted(s for s, who in owners.items() if s and len(who) < LEAST_PATIENTS)
-    notes = [f"{unknown} slides have no site"] if unknown else []
+    notes = [f"{unknown} without a site are left out"] if unknown else []
     if small:
         notes.append(f"sites of one patient are left out: {few(small)}")
     kept = [s for s in ids if sites[s] and sites[s] not in small]
