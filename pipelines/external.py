@@ -184,17 +184,17 @@ def _late(before: Predictions, after: Predictions, told: Told) -> list[bool]:
     """Return which rows are of training patients whom nobody had named as they were predicted."""
     every = frozenset(fold for folds in told.trained_patients.values() for fold in folds)
     # Rows count under the fold that alone made them, where several are told apart.
-    apart = after.table["fold"].nunique() > 1
+    apart = len(set(after.table["fold"])) > 1
     late = []
-    rows = zip(
-        before.table["slide_id"],
-        before.table["patient_id"],
-        after.table["patient_id"],
-        after.table["fold"],
-        strict=True,
-    )
+    columns: list[list[Any]] = [
+        before.table["slide_id"].tolist(),
+        before.table["patient_id"].tolist(),
+        after.table["patient_id"].tolist(),
+        after.table["fold"].tolist(),
+    ]
+    rows = zip(*columns, strict=True)
     for slide_id, named, patient, fold in rows:
         made_by = ({fold} & every if apart else every) or every
-        trained = told.trained_patients.get(str(patient), frozenset())
-        late.append(str(named) == str(slide_id) and bool(trained & made_by))
+        trained = told.trained_patients.get(patient, frozenset())
+        late.append(named == slide_id and bool(trained & made_by))
     return late
