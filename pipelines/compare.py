@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pipelines.console import Console
 from pipelines.evaluate import relabelled, rule_of
+from pipelines.external import told_by, without_leakage
 from pipelines.rundir import RunDir
 from pipelines.scoring import interval
 from pipelines.sources import Foreign, is_ours, load_all, say_own_patients
@@ -79,8 +80,13 @@ def _loaded(
     loaded = load_all([source for _, source in named], options.foreign, console)
     ready = []
     for (name, source), predictions in zip(named, loaded, strict=True):
+        before = predictions
         if options.cohort is not None:
             predictions = relabelled(predictions, options.cohort, options.label, source, console)
+        if (told := told_by(source)) is not None:
+            predictions = without_leakage(
+                before, predictions, told, leave_out=True, console=console
+            )
         if not is_ours(source):
             say_own_patients(source, predictions, console)
         if options.level == "patient":

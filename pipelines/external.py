@@ -186,15 +186,15 @@ def _late(before: Predictions, after: Predictions, told: Told) -> list[bool]:
     # Rows count under the fold that alone made them, where several are told apart.
     apart = len(set(after.table["fold"])) > 1
     late = []
-    rows = zip(
-        before.table["slide_id"],
-        before.table["patient_id"],
-        after.table["patient_id"],
-        after.table["fold"],
-        strict=True,
-    )
+    columns: list[list[Any]] = [
+        before.table["slide_id"].tolist(),
+        before.table["patient_id"].tolist(),
+        after.table["patient_id"].tolist(),
+        after.table["fold"].tolist(),
+    ]
+    rows = zip(*columns, strict=True)
     for slide_id, named, patient, fold in rows:
         made_by = ({fold} & every if apart else every) or every
-        trained = told.trained_patients.get(str(patient), frozenset())
-        late.append(str(named) == str(slide_id) and bool(trained & made_by))
+        trained = told.trained_patients.get(patient, frozenset())
+        late.append(named == slide_id and bool(trained & made_by))
     return late

@@ -73,4 +73,6 @@ def _mean_row(across: Json, names: list[str], counts: int) -> list[str]:
 
 def _caption(across: Json) -> str:
     mean = " The mean counts every cohort once." if len(across["cohorts"]) > 1 else ""
-    return f"Brackets: {percent(across['level'])} intervals, bootstrap over patients.{mean}"
+    worst = any(_WORST in row["worst_site"] for row in across["cohorts"])
+    absent = " At a site, a class without slides counts 0 in macro-F1." if worst else ""
+    return f"Brackets: {percent(across['level'])} intervals, bootstrap over patients.{mean}{absent}"
