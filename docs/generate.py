@@ -76,12 +76,46 @@ error) and `--help`. People are spoken to on stderr; results go to stdout.
 | 130, 143 | interrupted; the same command goes on |
 """
 
+_TABLE, _TABLE_END = "<!-- table -->", "<!-- end of table -->"
 _COMMON = ("* `--json`", "* `--quiet", "* `--verbose", "* `--debug`")
 
 
 def pages() -> dict[str, str]:
     """Return the text of each generated page by its file name."""
-    return {"settings.md": settings_page(), "cli.md": cli_page()}
+    return {"settings.md": settings_page(), "cli.md": cli_page(), "metrics.md": metrics_page()}
+
+
+_AVERAGES = {
+    "declared": "all declared",
+    "present": "those with slides",
+    "separable": "those with slides, where others have some too",
+    "none": "",
+}
+
+
+def metrics_page() -> str:
+    """Return the hand-written reference of metrics with the table of all of them made anew."""
+    text = (REFERENCE / "metrics.md").read_text(encoding="utf-8")
+    before, _, rest = text.partition(_TABLE)
+    after = rest.partition(_TABLE_END)[2]
+    return before + _TABLE + "\n" + metrics_table() + _TABLE_END + after
+
+
+def metrics_table() -> str:
+    """Return the table of all metrics."""
+    rows = ["| name | metric | over folds | mean over classes | better |", "|---|---|---|---|---|"]
+    for metric in METRICS.values():
+        folds = "pooled" if metric.of == "decisions" else "mean"
+        better = "higher" if metric.higher_is_better else "lower"
+        link = f"[`{metric.name}`](#{_anchor(f'{metric.name}: {metric.title}')})"
+        rows.append(
+            f"| {link} | {metric.title} | {folds} | {_AVERAGES[metric.averages]} | {better} |"
+        )
+    return "\n".join(rows) + "\n"
+
+
+def _anchor(heading: str) -> str:
+    return re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower())
 
 
 def settings_page() -> str:

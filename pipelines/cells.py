@@ -17,6 +17,7 @@ from pipelines.patient_bags import BagIds
 from pipelines.validation import validation_figures
 from pipelines.workers import threads_of_torch
 from wsi.bags import open_store
+from wsi.evaluation.validated import fit_calibration
 from wsi.files import collect_temporaries, publish, publish_bytes, publish_json, sha256_file
 from wsi.specs import Config
 from wsi.splits import Fold
@@ -109,14 +110,17 @@ def _trained(
         cell.config, parts, dim, cell.seed, cell.device, on_epoch=on_epoch, state=state
     )
     origin = Origin(cell.recipe_key, result.best_epoch, cell.config.fit.monitor, result.monitor)
-    save(cell.folder / "model.safetensors", model, origin)
-    publish_bytes(cell.folder / METRICS, history_lines(result.history))
     test = predict(model, parts.test, cell.device)
     predicted = {"test": test, "train": predict(model, parts.train, cell.device)}
     if parts.val is not None:
         predicted["val"] = predict(model, parts.val, cell.device)
+    classes = cell.config.data.classes or ()
+    y, p = _validation(cell, predicted, len(classes))
+    calibration = fit_calibration(y, p, classes).to_json()
+    save(cell.folder / "model.safetensors", model, origin, {"calibration": calibration})
+    publish_bytes(cell.folder / METRICS, history_lines(result.history))
     _write_embeddings(cell.folder / "embeddings.h5", predicted)
-    table = probability_table(test, cell.config.data.classes or ())
+    table = probability_table(test, classes)
     publish_bytes(cell.folder / "predictions.csv", as_csv(table))
     summary = {
         "best_epoch": result.best_epoch,
@@ -125,16 +129,23 @@ def _trained(
         "predicts_prior": model.objective.predicts_prior,
         "precision": result.precision,
         "threads": cell.threads if cell.device == "cpu" else None,
+        "calibration": calibration,
     }
     if parts.val is not None:
-        watched, p = cell.config.fit.monitor, predicted["val"].probabilities
-        y = np.array([cell.labels[slide_id] for slide_id in predicted["val"].slide_ids])
-        summary["validation"] = validation_figures(watched, y, p)
+        summary["validation"] = validation_figures(cell.config.fit.monitor, y, p)
     files = {name: sha256_file(cell.folder / name) for name in _FILES}
     publish_json(cell.folder / _DONE, summary | {"files": files})
     state.discard()
     alarms = [alarm.text for alarm in raised_over(result.history)]
     return summary | {"warnings": [*notes, *alarms]}
+
+
+def _validation(cell: Cell, predicted: Mapping[str, Any], C: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return classes (n,) and probabilities (n, C) of the validation part, n = 0 without one."""
+    if "val" not in predicted:
+        return np.zeros(0, int), np.zeros((0, C))
+    val = predicted["val"]
+    return np.array([cell.labels[slide_id] for slide_id in val.slide_ids]), val.probabilities
 
 
 def finished(cell: Cell) -> dict[str, Any] | None:

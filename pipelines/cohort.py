@@ -48,7 +48,8 @@ def build(name: str, sources: Sources, out: Path, dry_run: bool, console: Consol
         made = _with_slides(made, console)
     for finding in made.findings:
         (console.warn if finding.severity == "warning" else console.say)(finding.message)
-    _say_classes(made, console)
+    counts = _counts(made)
+    _say_classes(made, counts, console)
     console.say(f"labels: {made.record.line}")
     if not dry_run:
         write_built(made, out)
@@ -60,6 +61,7 @@ def build(name: str, sources: Sources, out: Path, dry_run: bool, console: Consol
             "slides": len(made.rows),
             "patients": len(patients) if made.patients_known else None,
             "labels_from": made.record.line,
+            "classes": counts,
             "findings": [asdict(finding) for finding in made.findings],
         }
     )
@@ -74,21 +76,41 @@ def _with_slides(made: Built, console: Console) -> Built:
     return replace(made, rows=here)
 
 
-def _say_classes(made: Built, console: Console) -> None:
+def _counts(made: Built) -> dict[str, dict[str, dict[str, int]]]:
+    """Return slides, patients where known, and slides of each part, by label column and class."""
+    parts = sorted({row.get("split", "") for row in made.rows} - {""}, key=_PARTS.index)
+    counts: dict[str, dict[str, dict[str, int]]] = {}
+    for column, names in made.classes.items():
+        counts[column] = {}
+        for name in names:
+            of = [row for row in made.rows if row[column] == name]
+            known = {"patients": len({row["patient_id"] for row in of})}
+            counts[column][name] = {
+                "slides": len(of),
+                **(known if made.patients_known else {}),
+                **{part: sum(row["split"] == part for row in of) for part in parts},
+            }
+    return counts
+
+
+def _say_classes(
+    made: Built, counts: dict[str, dict[str, dict[str, int]]], console: Console
+) -> None:
     patients = {row["patient_id"] for row in made.rows}
     known = f"{len(patients)} patients" if made.patients_known else "patients unknown"
     console.say(f"{made.name}: {len(made.rows)} slides, {known}")
-    parts = sorted({row.get("split", "") for row in made.rows} - {""}, key=_PARTS.index)
-    rows = []
-    for column, names in made.classes.items():
-        for name in names:
-            of = [row for row in made.rows if row[column] == name]
-            shares = [sum(row["split"] == part for row in of) for part in parts]
-            rows.append([column, name, len(of), *shares])
+    rows = [
+        [column, name, *of.values()]
+        for column, names in counts.items()
+        for name, of in names.items()
+    ]
+    heads = list(next(iter(next(iter(counts.values())).values())))
+    parts = [head for head in heads if head in _PARTS]
     if parts:
         totals = [sum(row["split"] == part for row in made.rows) for part in parts]
-        rows.append(["all", "", len(made.rows), *totals])
-    console.table(["label column", "class", "slides", *parts], rows, "slides of each class")
+        of_all = [len(made.rows), *([len(patients)] if made.patients_known else [])]
+        rows.append(["all", "", *of_all, *totals])
+    console.table(["label column", "class", *heads], rows, "slides of each class")
 
 
 _PARTS = ("train", "val", "test")

@@ -3,31 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipelines.console import Console
-from pipelines.evaluate import load_predictions
+from pipelines.evaluate import relabelled, rule_of
 from pipelines.rundir import RunDir
 from pipelines.scoring import interval
+from pipelines.sources import Foreign, is_ours, load_all, say_own_patients
 from pipelines.summary import names_of, summarise
 from wsi.errors import ConfigError
-from wsi.evaluation import compare
+from wsi.evaluation import Predictions, by_patient, compare
 from wsi.files import publish_bytes, publish_json
 from wsi.report.cells import p_value
 from wsi.report.comparison_tables import csv_text, latex, markdown
-from wsi.specs import EvaluateSpec
+from wsi.specs import EvaluateSpec, PatientRule
 
 
-def run(
-    sources: Sequence[Path], metric: str, out: Path | None, replicates: int, console: Console
-) -> int:
+@dataclass(frozen=True)
+class Options:
+    """What the command line decides.
+
+    Attributes:
+        metric: what is compared.
+        level: slides, or patients by the predictions of all their slides.
+        patient_rule: how slides become a patient, when not as each run's settings say.
+        cohort: table of labels and patients, joined to all sources.
+        label: its column, when not that of the first run.
+        foreign: how tables of other tools read.
+    """
+
+    metric: str = "macro_f1"
+    out: Path | None = None
+    replicates: int = 2000
+    level: Literal["slide", "patient"] = "slide"
+    patient_rule: PatientRule | None = None
+    cohort: Path | None = None
+    label: str | None = None
+    foreign: Foreign = field(default_factory=Foreign)
+
+
+def run(sources: Sequence[Path], options: Options, console: Console) -> int:
     """Print the comparison; with `out` also write it, and a report of all runs."""
+    out = options.out
     if len(sources) < 2:
         raise ConfigError("a comparison needs two runs or more — wsi compare RUN RUN")
+    if options.label is not None and options.cohort is None:
+        raise ConfigError("--label names a column of a table — give the table with --cohort")
+    if options.patient_rule is not None and options.level != "patient":
+        raise ConfigError("--patient-rule acts with --level patient only — give both")
     named = list(zip(names_of(sources), sources, strict=True))
-    loaded = [(name, load_predictions(source)) for name, source in named]
-    result = compare(loaded, metric, EvaluateSpec(replicates=replicates))
+    loaded = _loaded(named, options, console)
+    result = compare(loaded, options.metric, EvaluateSpec(replicates=options.replicates))
     show_comparison(result, console)
     if out is not None:
         publish_json(out / "comparison.json", result)
@@ -35,13 +63,32 @@ def run(
             publish_bytes(out / f"comparison.{suffix}", text(result).encode())
         console.say(f"wrote {out / 'comparison.json'}, .md, .csv and .tex")
         write_accuracy_ncmi(out / "accuracy-ncmi.svg", result, console)
-        bare = [s for s in sources if s.is_dir() and not RunDir(s).metrics.is_file()]
+        bare = [s for s in sources if s.is_dir() and is_ours(s) and not RunDir(s).metrics.is_file()]
         if bare:
             console.say(f"no report: {bare[0]} has no scores yet — run wsi evaluate {bare[0]}")
-        elif all(source.is_dir() for source in sources):
+        elif options.level == "slide" and all(s.is_dir() and is_ours(s) for s in sources):
             write_comparison_report(out / "report.html", dict(named), result, console)
     console.result(result)
     return 0
+
+
+def _loaded(
+    named: Sequence[tuple[str, Path]], options: Options, console: Console
+) -> list[tuple[str, Predictions]]:
+    """Return the predictions to compare, all of slides or all of patients."""
+    loaded = load_all([source for _, source in named], options.foreign, console)
+    ready = []
+    for (name, source), predictions in zip(named, loaded, strict=True):
+        if options.cohort is not None:
+            predictions = relabelled(predictions, options.cohort, options.label, source, console)
+        if not is_ours(source):
+            say_own_patients(source, predictions, console)
+        if options.level == "patient":
+            rule = options.patient_rule or rule_of(source)
+            predictions = by_patient(predictions, rule)
+            console.say(f"{name}: {predictions.decision}")
+        ready.append((name, predictions))
+    return ready
 
 
 def show_comparison(result: dict[str, Any], console: Console) -> None:

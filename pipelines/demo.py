@@ -18,9 +18,9 @@ from shapely import points
 from pipelines import compare, preprocess, train
 from pipelines.config import load_config
 from pipelines.console import Console
-from pipelines.evaluate import load_predictions
 from pipelines.rundir import RunDir
 from pipelines.scoring import interval
+from pipelines.sources import load_predictions
 from pipelines.summary import read_history
 from pipelines.workers import processes
 from wsi.bags import open_store
@@ -136,7 +136,8 @@ def _train(
 ) -> None:
     words = ["demo", *settings, *_SMALL_MODEL, f"split.seed={seed}", f"fit.seeds=[{seed}]"]
     # Bags this small train faster on one core than it takes to start more processes.
-    options = train.Options(table, bags, out / "runs" / name, report=False)
+    runs, first = out / "runs", next(iter(RUNS))
+    options = train.Options(table, bags, runs / name, report=False, like=runs / first)
     train.run(load_config(words), options, hushed)
 
 

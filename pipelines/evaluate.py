@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from pipelines.across import scores_by_cohort, tell_cohorts
 from pipelines.console import Console, counted
-from pipelines.labelled import labelled_predictions
+from pipelines.external import told_by, without_leakage
+from pipelines.floors import OFF, Floors, floors_of_run, with_floors
 from pipelines.rundir import RunDir
 from pipelines.scoring import refresh_card, show_metrics
+from pipelines.sources import Foreign, is_ours, load_all, say_own_patients
 from pipelines.summary import names_of
 from wsi.cohorts import patients_of, read_cohort
-from wsi.errors import ConfigError, PredictionsError
+from wsi.cohorts.cells import read_table
+from wsi.cohorts.table import label_column
+from wsi.errors import ConfigError
 from wsi.evaluation import (
     Predictions,
     by_patient,
     evaluate,
     join_labels,
-    read_predictions,
     write_predictions,
 )
 from wsi.evaluation.predictions import changed_labels
@@ -39,6 +43,9 @@ class Options:
         label: its column, when not that of the run.
         level: what is scored: slides, or patients by the predictions of all their slides.
         patient_rule: how slides become a patient, when not as the run's settings say.
+        ordered: the classes are grades, though the predictions may not say so.
+        foreign: how tables of other tools read.
+        leave_out_trained: score new slides without those that trained their models.
     """
 
     by: tuple[str, ...] = ()
@@ -48,6 +55,9 @@ class Options:
     replicates: int = 2000
     level: Literal["slide", "patient"] = "slide"
     patient_rule: PatientRule | None = None
+    ordered: bool = False
+    foreign: Foreign = field(default_factory=Foreign)
+    leave_out_trained: bool = False
 
 
 def run(sources: Sequence[Path], options: Options, console: Console) -> int:
@@ -60,18 +70,29 @@ def run(sources: Sequence[Path], options: Options, console: Console) -> int:
     targets = [_target(source, name, options, len(sources)) for name, source in zip(names, sources)]
     if len(set(targets)) < len(targets):
         raise ConfigError("several results would be written to one metrics.json — give --out DIR")
-    results, said = {}, set()
-    for name, source, path in zip(names, sources, targets, strict=True):
-        predictions = load_predictions(source)
+    results, said, parts = {}, set(), []
+    loaded = load_all(sources, options.foreign, console)
+    for name, source, path, predictions in zip(names, sources, targets, loaded, strict=True):
+        if options.ordered:
+            predictions = replace(predictions, ordered=True)
+        floors, reason = _floors(source, console)
+        before = predictions
         if cohort is not None:
-            predictions = _relabelled(predictions, cohort, options.label, source, console)
+            predictions = relabelled(predictions, cohort, options.label, source, console)
+            floors = floors and floors.changed(_labels_of(cohort, options.label, source))
+        if (told := told_by(source)) is not None:
+            leave_out = options.leave_out_trained
+            predictions = without_leakage(
+                before, predictions, told, leave_out=leave_out, console=console
+            )
+        if not is_ours(source):
+            say_own_patients(source, predictions, console)
         more = {}
         if options.level == "patient" and predictions.unit == "slide":
-            more["patient_rule"] = rule = (
-                options.patient_rule or _settings(source).evaluate.patient_rule
-            )
+            more["patient_rule"] = rule = options.patient_rule or rule_of(source)
             predictions = _of_patients(predictions, rule, path, console)
-        metrics = evaluate(predictions, spec) | more
+            floors = floors and floors.changed(partial(by_patient, rule=rule))
+        metrics = with_floors(evaluate(predictions, spec), predictions, floors, spec, reason) | more
         shown = metrics | {"by": {k: v for k, v in metrics["by"].items() if not by or k in by}}
         show_metrics(shown, console, name, single=bool(by), said=said)
         publish_json(path, metrics)
@@ -79,37 +100,13 @@ def run(sources: Sequence[Path], options: Options, console: Console) -> int:
         if source.is_dir() and path == RunDir(source).metrics and RunDir(source).config.is_file():
             refresh_card(RunDir(source), console)
         results[name] = metrics
+        if "cohort" in by:
+            parts += scores_by_cohort(name, predictions, metrics, spec)
+    if len(parts) > 1 or (parts and options.out is not None):
+        across = tell_cohorts(parts, options.out, console)
+        results |= {"across_cohorts": across} if len(sources) > 1 else {}
     console.result(results if len(sources) > 1 else next(iter(results.values())))
     return 0
-
-
-def load_predictions(source: Path) -> Predictions:
-    """Return the predictions of a run folder or a CSV; classes in the order of its columns.
-
-    Raises:
-        ConfigError: there is no such file or folder.
-        PredictionsError: the table cannot be scored.
-    """
-    path = RunDir(source).predictions if source.is_dir() else source
-    if not path.is_file():
-        raise ConfigError(
-            f"{source} is neither a run folder nor a predictions.csv — check the path"
-        )
-    if path.with_suffix(".json").is_file():
-        return labelled_predictions(RunDir(source)) if source.is_dir() else read_predictions(path)
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as handle:
-            header = next(csv.reader(handle), [])
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise PredictionsError(
-            f"{path.name} is no CSV of text ({error}) — give a predictions.csv"
-        ) from None
-    classes = [column.removeprefix("p_") for column in header if column.startswith("p_")]
-    if not classes:
-        raise PredictionsError(
-            f"{path.name} has no columns p_<class> — give one column of probabilities per class"
-        )
-    return read_predictions(path, classes)
 
 
 def _check(options: Options) -> None:
@@ -119,13 +116,19 @@ def _check(options: Options) -> None:
         raise ConfigError("--patient-rule acts with --level patient only — give both")
 
 
-def _relabelled(
+def relabelled(
     predictions: Predictions, cohort: Path, label: str | None, source: Path, console: Console
 ) -> Predictions:
-    table = read_cohort(cohort, label or _settings(source).data.label, predictions.classes)
-    if predictions.unit == "patient":
-        table = patients_of(table)
-    joined = join_labels(predictions, table)
+    """Return predictions with the labels of a table, or its patients and sites where it has none.
+
+    A table without the usual label column is taken for patients alone where labels are there.
+    """
+    column = label or label_of(source)
+    keep = label is None and not is_ours(source) and bool((predictions.y >= 0).all())
+    keep = keep and label_column(read_table(cohort), column, required=False) is None
+    if keep:
+        console.say(f"{cohort} has no column '{column}': patients and sites are taken from it")
+    joined = _labels_of(cohort, label, source, keep=keep)(predictions)
     changed = changed_labels(predictions, joined)
     if changed:
         console.warn(
@@ -135,6 +138,33 @@ def _relabelled(
             "the old labels"
         )
     return joined
+
+
+def _labels_of(
+    cohort: Path, label: str | None, source: Path, *, keep: bool = False
+) -> Callable[[Predictions], Predictions]:
+    """Return what gives predictions the labels of a table, or only patients and sites."""
+    column = label or label_of(source)
+
+    def joined(predictions: Predictions) -> Predictions:
+        classes = None if keep else predictions.classes
+        table = read_cohort(cohort, column, classes, require_label=not keep)
+        if predictions.unit == "patient":
+            table = patients_of(table)
+        return join_labels(predictions, table, keep_labels=keep)
+
+    return joined
+
+
+def _floors(source: Path, console: Console) -> tuple[Floors | None, str]:
+    """Return the floors of a run, made if need be; or None, and why."""
+    run = RunDir(source)
+    if not (source.is_dir() and run.config.is_file() and run.inputs.is_file()):
+        return None, "they are made from the bags and splits of a run"
+    floors, reason = floors_of_run(_settings(source), run, console)
+    if floors is None and reason != OFF:
+        console.say(f"no floors beside {source}: {reason}")
+    return floors, reason
 
 
 def _of_patients(
@@ -156,6 +186,18 @@ def _of_patients(
     return made
 
 
+def label_of(source: Path) -> str:
+    """Return the label column of the run that made predictions, `label` where none is known."""
+    told = told_by(source)
+    return told.label if told else _settings(source).data.label
+
+
+def rule_of(source: Path) -> PatientRule:
+    """Return how slides become patients by the settings of the run that made predictions."""
+    told = told_by(source)
+    return told.patient_rule if told else _settings(source).evaluate.patient_rule
+
+
 def _settings(source: Path) -> Config:
     """Return the settings of a run; the defaults where there are none."""
     import pipelines.config
@@ -165,10 +207,15 @@ def _settings(source: Path) -> Config:
 
 
 def _target(source: Path, name: str, options: Options, n: int) -> Path:
-    """Return where scores go; those of other labels or of patients never replace a run's own."""
+    """Return where scores go; those of other labels, patients or rules never replace others."""
     ends = [options.cohort.stem] if options.cohort else []
     ends += ["patient"] if options.level == "patient" else []
+    rule = options.patient_rule
+    if rule is not None and rule != rule_of(source):
+        ends.append(rule)
     if options.out is None:
+        if source.is_dir() and not is_ours(source):
+            ends = ["wsi", *ends]  # the folder of another tool may have a metrics.json
         own = RunDir(source).metrics if source.is_dir() else source.with_name("metrics.json")
         return own.with_name("-".join([own.stem, *ends]) + own.suffix)
     stem = name.replace("/", "-") if n > 1 else "metrics"

@@ -11,9 +11,10 @@ from pipelines.console import Console, counted
 from pipelines.explain_drawing import SlideAt
 from pipelines.explain_files import SCHEMA
 from pipelines.explain_models import RunModels, Speakers
+from pipelines.lesions import holds_lesions, is_table, lesion_files, lesions_named
 from pipelines.rundir import RunDir
 from pipelines.survey import listed_slides
-from wsi.annotations import SUFFIXES, match_files
+from wsi.annotations import SUFFIXES
 from wsi.bags import BagStore, open_store
 from wsi.errors import BagMismatchError, ConfigError
 from wsi.explain import MapName, Question
@@ -135,8 +136,12 @@ def planned_slides(
 def _annotations(options: Options, files: Mapping[str, Path], console: Console) -> dict[str, Path]:
     if options.annotations is None:
         beside = {s: path.with_suffix(".geojson") for s, path in files.items()}
-        return {s: path for s, path in beside.items() if path.is_file()}
-    matched = match_files(options.annotations, files)
+        found = {s: path for s, path in beside.items() if path.is_file()}
+        for table in filter(is_table, options.slides):
+            named = lesions_named(table) or {}
+            found |= {s: path for s, path in named.items() if s in files}
+        return found
+    matched = lesion_files(options.annotations, files)
     if not matched.files:
         console.warn(
             f"no file of {options.annotations} is of a slide to explain — they are named by slide, "
@@ -147,7 +152,7 @@ def _annotations(options: Options, files: Mapping[str, Path], console: Console) 
 
 def say_plan(planned: Sequence[Planned], console: Console) -> None:
     """Say which slides are explained by whom."""
-    outlined = sum(p.annotations is not None for p in planned)
+    outlined = sum(p.annotations is not None and holds_lesions(p.annotations) for p in planned)
     own = sum(p.speakers.out_of_fold for p in planned)
     seen = sum(p.speakers.how.startswith("trained") for p in planned)
     strange = len(planned) - own - seen

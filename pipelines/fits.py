@@ -28,6 +28,7 @@ from wsi.cohorts import (
 from wsi.errors import BagCorruptError, CohortError, ConfigError
 from wsi.evaluation import Head, Predictions
 from wsi.evaluation.metrics import monitored
+from wsi.files import sha256_json
 from wsi.findings import few
 from wsi.specs import Config, SplitSpec
 from wsi.splits import Fold, Splits, by_patient, make_splits, names_patients, read_splits
@@ -73,6 +74,15 @@ class Material:
     def dim(self) -> int:
         """Return the features per tile, D."""
         return self.store.info(next(iter(self.bag_ids.values()))).dim
+
+    @property
+    def bags_sha256(self) -> str:
+        """Return a hash of all bags that are used, and of which make one."""
+        of_slides = sorted(self.bag_ids.items())
+        hashes: Any = {slide_id: self.store.info(b).sha256 for slide_id, b in of_slides}
+        if self.bag_ids.patients:
+            hashes = [hashes, dict(self.bag_ids.patients)]  # the same slides of other patients
+        return sha256_json(hashes)
 
     def labels(self, slide_ids: Iterable[str]) -> dict[str, int]:
         """Return the class index of every slide of `slide_ids`, and of no other."""
@@ -245,13 +255,19 @@ def reader(store: BagStore, bag_ids: BagIds, packed: Path | None) -> Callable[[s
     """
     from wsi.data import CachedReader
 
+    bag = once_reader(store, bag_ids, packed)
+    return bag if packed is not None else CachedReader(bag, CACHE_BYTES)
+
+
+def once_reader(store: BagStore, bag_ids: BagIds, packed: Path | None) -> Callable[[str], Any]:
+    """Return what reads the same bags as `reader` and keeps none: for those who read them once."""
     read: Callable[[str], Any] = store.read if packed is None else PackedCohort(packed).read
 
     def bag(sample_id: str) -> Any:
         bags = [read(bag_id) for bag_id in bag_ids.together(sample_id)]
         return bags[0] if len(bags) == 1 else joined(bags)
 
-    return bag if packed is not None else CachedReader(bag, CACHE_BYTES)
+    return bag
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,8 @@ from pipelines.cells import Cell, finished, tidy, train_cell
 from pipelines.console import Console, counted
 from pipelines.fits import CACHE_BYTES, Material
 from pipelines.watch import OnRow, Watch
-from pipelines.workers import cores_shared, processes
+from pipelines.workers import cores_shared, processes, why_broken
 from wsi.bags.packing import packed_bytes
-from wsi.errors import ResourceError
 from wsi.specs import Config
 from wsi.splits import Splits
 
@@ -94,7 +93,6 @@ def _results(
                 try:
                     yield cell, future.result()
                 except BrokenProcessPool:
-                    raise ResourceError(
-                        "a training process was killed, most often for want of memory — rerun "
-                        "with fewer --jobs; finished epochs are kept"
+                    raise why_broken(
+                        pool, "a training process", "finished epochs are kept"
                     ) from None

@@ -14,8 +14,9 @@ import numpy as np
 
 from pipelines.console import Console
 from pipelines.slides_csv import Surveyed
-from wsi.annotations import Region, match_files, read_shapes, regions_of
+from wsi.annotations import Matched, Region, match_files, read_shapes, regions_of
 from wsi.bags import BagStore
+from wsi.cohorts.cells import read_table
 from wsi.errors import BagError, ConfigError, SlideError
 from wsi.extract import Tiling
 from wsi.files import file_name_of, publish_bytes
@@ -23,6 +24,7 @@ from wsi.findings import few
 from wsi.lesions import Lesion, Recall, lesions_of, recall_of
 
 COLUMNS = ("slide_id", "lesion", "area_mm2", "covered", "state", "x0", "y0")
+_TABLES = (".csv", ".tsv", ".xlsx")
 _NAMED = 20  # missed lesions named one by one; the table has all
 
 Regions = Mapping[str, Sequence[Region]]
@@ -36,7 +38,7 @@ def read_lesions(source: Path, found: Sequence[Surveyed], console: Console) -> R
         ConfigError: there are no files, or some are not of their format; all of those are listed.
     """
     slides = {item.file.slide_id: item for item in found}
-    matched = match_files(source, {i: item.file.path for i, item in slides.items()})
+    matched = lesion_files(source, {i: item.file.path for i, item in slides.items()})
     for file, hint in matched.unmatched.items():
         console.warn(f"lesions: {file.name} is of none of the slides{hint}")
     regions: dict[str, list[Region]] = {}
@@ -53,6 +55,62 @@ def read_lesions(source: Path, found: Sequence[Surveyed], console: Console) -> R
     n = sum(map(len, regions.values()))
     console.say(f"lesions: {n} on {sum(map(bool, regions.values()))} of {len(found)} slides")
     return regions
+
+
+def lesion_files(source: Path, slides: Mapping[str, Path]) -> Matched:
+    """Return the file of drawn lesions of each slide.
+
+    Args:
+        source: a file or folder, matched by name; or a cohort table with a column `lesions`.
+        slides: the file of every slide, by id.
+
+    Raises:
+        ConfigError: there are no such files, a table has no such column, or two files are of one
+            slide.
+    """
+    if not is_table(source):
+        return match_files(source, slides)
+    named = lesions_named(source)
+    if named is None:
+        raise ConfigError(
+            f"{source.name} has no column lesions — give a table that `wsi cohort build` made, or "
+            "a folder of annotations"
+        )
+    return Matched({slide_id: path for slide_id, path in named.items() if slide_id in slides})
+
+
+def is_table(path: Path) -> bool:
+    """Return whether a path is a table, not a folder or a file of annotations."""
+    return path.suffix.lower() in _TABLES and path.is_file()
+
+
+def lesions_named(table: Path) -> dict[str, Path] | None:
+    """Return the files that the column `lesions` of a cohort table names; None without one.
+
+    Raises:
+        ConfigError: a file that is named is not there.
+    """
+    read = read_table(table)
+    column = next((name for name in read.columns if name.lower() == "lesions"), None)
+    if column is None or (slide := read.column("slide_id")) is None:
+        return None
+    lines = [line for line in read.lines if line.cells[column]]
+    named = {line.cells[slide]: table.parent / line.cells[column] for line in lines}
+    absent = [path.name for path in named.values() if not path.is_file()]
+    if absent:
+        raise ConfigError(
+            f"{table.name} names {len(absent)} files of lesions that are not there: {few(absent)} "
+            "— build the table anew"
+        )
+    return named
+
+
+def holds_lesions(path: Path) -> bool:
+    """Return whether a file has a lesion drawn in it; so does one that cannot be read, for now."""
+    try:
+        return bool(regions_of(read_shapes(path), path.name))
+    except SlideError:
+        return True  # whoever draws it says why
 
 
 def count_lesions(

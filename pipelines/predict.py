@@ -10,6 +10,7 @@ import numpy as np
 
 from pipelines.account import allowed_quarantined
 from pipelines.console import Console, counted
+from pipelines.external import of_cohort, read_external
 from pipelines.patient_bags import refuse_patients
 from pipelines.predict_files import (
     PREDICTED,
@@ -46,12 +47,15 @@ def run(options: Options, console: Console) -> int:
     material = with_bags(options, models, console)
     if isinstance(material, int):
         return material
+    cohort = read_external(options.cohort) if options.cohort else None
+    if cohort is not None:
+        material = of_cohort(material, cohort, console)
     if not material.slides:
         raise ConfigError("there is no slide to predict — check --slides or --bags")
     if options.dry_run:
         return _say_plan(material, models, options, console)
     answers = _answers(material, models, options, console)
-    write_answers(out, answers, models)
+    write_answers(out, answers, models, cohort)
     if options.explain:
         _explain(answers, material, models, options, out, console)
     return _close(answers, material, models, options, out, console)
@@ -134,7 +138,7 @@ def _answer_of(
         p,
         mean,
         sd,
-        relation.own,
+        relation.own | relation.patient,
     )
 
 
@@ -214,6 +218,7 @@ def _close(
             "predicted": len(answers) - len(bad),
             "not_evaluable": bad,
             "in_training": trained,
+            "patients_in_training": [a.slide_id for a in answers if a.trained_patient],
             "models": len(models.members),
         }
     )
@@ -240,6 +245,13 @@ def _say_close(
         console.warn(
             f"{counted(len(trained), 'slide')} trained models that predict them here, so that is "
             f"no test of these ({few(trained)}){hint}"
+        )
+    mates = [a for a in done if a.trained_patient]
+    if mates:
+        patients = sorted({a.patient_id for a in mates})
+        console.warn(
+            f"{counted(len(mates), 'slide')} of {counted(len(patients), 'patient')} whose other "
+            f"slides trained models that predict them here ({few(patients)}): no test either"
         )
     if any(a.patient_id == a.slide_id for a in done):
         console.say("no patient is known of some slides: each counts as a patient of its own")

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pipelines.external import BY_SEED, ExternalCohort, external_facts
 from pipelines.predict_models import Member, RunEnsemble
 from pipelines.rundir import holds_other_things
 from wsi.errors import ConfigError
-from wsi.evaluation import Head, Predictions, write_predictions
+from wsi.evaluation import Head, Predictions
 from wsi.evaluation.predictions import write_table
 from wsi.files import file_name_of, publish_json, sha256_json
 
@@ -34,6 +35,7 @@ class Answer:
         note: what to know about it, empty where nothing is.
         in_training: whether models used had the slide in their training or validation part.
         by_member: probabilities (C,) of each model used.
+        trained_folds: whose models had the slide, or another one of its patient, in these parts.
     """
 
     slide_id: str
@@ -47,6 +49,16 @@ class Answer:
     sd: np.ndarray | None = None
     trained_folds: frozenset[int] = frozenset()
 
+    @property
+    def seen(self) -> bool:
+        """Return whether models used had the slide or its patient in training or validation."""
+        return any(m.fold in self.trained_folds for m in self.by_member)
+
+    @property
+    def trained_patient(self) -> bool:
+        """Return whether it was the patient alone that models used had seen."""
+        return self.seen and not self.in_training
+
 
 @dataclass(frozen=True)
 class PredictDir:
@@ -57,6 +69,10 @@ class PredictDir:
     @property
     def predictions(self) -> Path:
         return self.root / "predictions.csv"
+
+    @property
+    def by_seed(self) -> Path:
+        return self.root / BY_SEED
 
     @property
     def by_model(self) -> Path:
@@ -112,28 +128,70 @@ def run_hash(models: RunEnsemble) -> str:
     return sha256_json([inputs, sorted(m.sha256 for m in models.members)])
 
 
-def write_answers(out: PredictDir, answers: Sequence[Answer], models: RunEnsemble) -> None:
-    """Write both tables, that of the ensemble last."""
+def write_answers(
+    out: PredictDir,
+    answers: Sequence[Answer],
+    models: RunEnsemble,
+    cohort: ExternalCohort | None = None,
+) -> None:
+    """Write the tables by model, by seed, and, last, that of the ensemble."""
     by_fold, together = heads(models)
     told = {a.slide_id: f"{a.state}: {a.note}" for a in answers if a.p is None}
+    name = cohort.name if cohort else ""
     rows = [_row(a, p, models.classes, m) for a in answers for m, p in a.by_member.items()]
     classes = models.classes
-    single = Predictions(classes, _table(rows, classes), not_evaluable=told, head=by_fold)
-    write_predictions(single, out.by_model)
+    ordered = models.ordered
+    single = Predictions(
+        classes,
+        _table(rows, classes, name),
+        not_evaluable=told,
+        head=by_fold,
+        ordered=ordered,
+        calibration=models.calibration,
+    )
     fold_of = folds_of(answers, models)
-    evaluable = [
-        _row(a, a.p, classes) | {"fold": fold_of[a.slide_id]} for a in answers if a.p is not None
-    ]
-    decision = "largest mean probability of the models"
     if together is not None and by_fold is not None and any(fold_of.values()):
         last = max(by_fold.training_counts) + 1
         known = dict(by_fold.training_counts) | {last: together.training_counts[0]}
         together = replace(together, training_counts=known)
-    mean = Predictions(classes, _table(evaluable, classes), decision, told, together)
-    about = {"run": models.run_dir.root.name, "recipe": dict(models.bags.recipe)}
-    about |= {"encoder": dict(models.bags.encoder), "recipe_key": models.bags.key}
     mark = json.loads((out.root / _MARK).read_text(encoding="utf-8"))
-    write_table(mean, _whole(mean, answers), out.predictions, {"predict": mark | about})
+    about = mark | external_facts(models, cohort)
+    write_table(single, single.table, out.by_model, {"predict": about})
+    seeds = _by_seed(answers, fold_of, classes)
+    if seeds:
+        rule = "largest mean probability of the models of a seed"
+        table = _table(seeds, classes, name)
+        each = Predictions(classes, table, rule, told, together, ordered=ordered)
+        write_table(each, each.table, out.by_seed, {"predict": about})
+    else:
+        out.by_seed.unlink(missing_ok=True)
+        out.by_seed.with_suffix(".json").unlink(missing_ok=True)
+    evaluable = [
+        _row(a, a.p, classes) | {"fold": fold_of[a.slide_id]} for a in answers if a.p is not None
+    ]
+    decision = "largest mean probability of the models"
+    table = _table(evaluable, classes, name)
+    mean = Predictions(classes, table, decision, told, together, ordered=ordered)
+    about |= {"run": models.run_dir.root.name, "recipe": dict(models.bags.recipe)}
+    about |= {"encoder": dict(models.bags.encoder), "recipe_key": models.bags.key}
+    write_table(mean, _whole(mean, answers), out.predictions, {"predict": about})
+
+
+def _by_seed(
+    answers: Sequence[Answer], fold_of: Mapping[str, int], classes: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Return a row per slide and seed, the mean over folds; none with one seed, or uneven folds."""
+    rows, seeds = [], {m.seed for a in answers for m in a.by_member}
+    for answer in answers:
+        if answer.p is None:
+            continue
+        folds = {seed: {m.fold for m in answer.by_member if m.seed == seed} for seed in seeds}
+        if len(seeds) < 2 or len({frozenset(of) for of in folds.values()}) > 1:
+            return []
+        for seed in sorted(seeds):
+            p = np.mean([v for m, v in answer.by_member.items() if m.seed == seed], axis=0)
+            rows.append(_row(answer, p, classes) | {"fold": fold_of[answer.slide_id], "seed": seed})
+    return rows
 
 
 def folds_of(answers: Sequence[Answer], models: RunEnsemble) -> dict[str, int]:
@@ -169,7 +227,7 @@ def _row(
 ) -> dict[str, Any]:
     if member is None:
         fold = seed = 0
-        trained = answer.in_training
+        trained = answer.seen
     else:
         fold, seed, trained = member.fold, member.seed, member.fold in answer.trained_folds
     row: dict[str, Any] = {
@@ -185,9 +243,12 @@ def _row(
     return row
 
 
-def _table(rows: Sequence[dict[str, Any]], classes: Sequence[str]) -> pd.DataFrame:
-    columns = ["slide_id", "patient_id", "site", "fold", "seed", "split"]
-    return pd.DataFrame(list(rows), columns=[*columns, *(f"p_{name}" for name in classes)])
+def _table(
+    rows: Sequence[dict[str, Any]], classes: Sequence[str], cohort: str = ""
+) -> pd.DataFrame:
+    columns = ["slide_id", "patient_id", "site", "cohort", "fold", "seed", "split"]
+    told = [{**row, "cohort": cohort} for row in rows]
+    return pd.DataFrame(told, columns=[*columns, *(f"p_{name}" for name in classes)])
 
 
 def _whole(mean: Predictions, answers: Sequence[Answer]) -> pd.DataFrame:

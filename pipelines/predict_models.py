@@ -16,6 +16,7 @@ from pipelines.run_bags import RunBags, UsedBag, read_run_bags
 from pipelines.rundir import RunDir
 from wsi.errors import BagCorruptError, ConfigError
 from wsi.evaluation import read_predictions
+from wsi.evaluation.validated import Calibration
 from wsi.files import sha256_file
 from wsi.findings import few
 from wsi.specs import Config
@@ -127,6 +128,8 @@ class RunEnsemble:
     Attributes:
         trained: the slides of the run.
         bags: what they were made of.
+        ordered: the classes are grades.
+        calibration: what the validation part of each model settled.
     """
 
     run_dir: RunDir
@@ -134,6 +137,8 @@ class RunEnsemble:
     members: tuple[Member, ...]
     trained: Trained
     bags: RunBags
+    ordered: bool = False
+    calibration: Mapping[str, Calibration] = field(default_factory=dict)
     _loaded: dict[Path, Model] = field(default_factory=dict)
 
     @cached_property
@@ -185,7 +190,15 @@ def run_ensemble(root: Path, folds: Sequence[int] = (), seeds: Sequence[int] = (
     sites = frozenset(site for site in table.table["site"] if site)
     parts, patients = _slides_of(run_dir.splits)
     trained = Trained(parts, patients, bags.slides, sites)
-    return RunEnsemble(run_dir, table.classes, tuple(sorted(chosen, key=_order)), trained, bags)
+    return RunEnsemble(
+        run_dir,
+        table.classes,
+        tuple(sorted(chosen, key=_order)),
+        trained,
+        bags,
+        table.ordered,
+        table.calibration,
+    )
 
 
 def _order(member: Member) -> tuple[int, int]:

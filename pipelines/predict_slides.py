@@ -31,6 +31,7 @@ class Options:
         folds, seeds: models used; all when empty.
         out_of_fold: a slide of the run is predicted by models that never saw it or its patient.
         settings: on top of the run's recipe, see `pipelines.predict_recipe.OPEN`.
+        cohort: table of the slides to predict, with their patients and sites.
     """
 
     run: Path
@@ -47,6 +48,7 @@ class Options:
     allow_quarantined: str = "0"
     retry_quarantined: bool = False
     dry_run: bool = False
+    cohort: Path | None = None
 
 
 @dataclass(frozen=True)

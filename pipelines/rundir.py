@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
 import sys
+from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pipelines.config
-from wsi.errors import ConfigError
+from wsi.claims import Claims, Holder
+from wsi.errors import ConfigError, TrainingError
 from wsi.files import TEMPORARY_PREFIX, publish_json
 from wsi.specs import Config
 
 _FIRST = "environment.json"
 _RECORDS = frozenset({_FIRST, "inputs.json", "config.yaml"})
+_CLAIMS = "claims"
 _LIBRARIES = ("wsi", "torch", "timm", "numpy", "scikit-learn", "h5py", "zarr", "openslide-python")
 
 
@@ -57,6 +62,10 @@ class RunDir:
         return self.root / "report.html"
 
     @property
+    def floors(self) -> Path:
+        return self.root / "floors"
+
+    @property
     def model_card(self) -> Path:
         return self.root / "model-card.md"
 
@@ -78,7 +87,10 @@ class RunDir:
             ConfigError: the folder holds a run with other settings or inputs, or none to continue.
         """
         if self.config.is_file() and self.inputs.is_file():
-            self._refuse_another_run(config, inputs)
+            held = pipelines.config.read_config(self.config)
+            self._refuse_another_run(held, config, inputs)
+            if held.evaluate != config.evaluate:
+                pipelines.config.write_config(config, self.config)
             return True
         if go_on:
             raise ConfigError(
@@ -92,6 +104,25 @@ class RunDir:
         publish_json(self.inputs, inputs)
         pipelines.config.write_config(config, self.config)
         return False
+
+    @contextmanager
+    def claimed(self, ttl_s: float) -> Iterator[None]:
+        """Keep other processes from the same run meanwhile.
+
+        Args:
+            ttl_s: after how many seconds a claim of another machine that has ended is void.
+
+        Raises:
+            TrainingError: another process makes this run.
+        """
+        folder = self.root / _CLAIMS
+        with Claims(folder, ttl_s=ttl_s) as claims:
+            claim = claims.take("run")
+            if claim is None:
+                raise TrainingError(_taken(self.root, claims.holder("run"), ttl_s))
+            yield
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
     def read_inputs(self) -> dict[str, Any]:
         """Return what the run was made from.
@@ -110,9 +141,9 @@ class RunDir:
         """Return the run's scores."""
         return json.loads(self.metrics.read_text(encoding="utf-8"))
 
-    def _refuse_another_run(self, config: Config, inputs: dict[str, Any]) -> None:
-        old = pipelines.config.read_config(self.config).model_dump(mode="json")
-        new = config.model_dump(mode="json")
+    def _refuse_another_run(self, held: Config, config: Config, inputs: dict[str, Any]) -> None:
+        # Evaluation decides no fit: what is predicted already is scored by the new settings.
+        old, new = (each.model_dump(mode="json", exclude={"evaluate"}) for each in (held, config))
         changed = changes(old, new)
         before = self.read_inputs()
         changed += [key for key in inputs if before.get(key) != inputs[key]]
@@ -121,6 +152,14 @@ class RunDir:
                 f"{self.root} holds a run with other settings or inputs "
                 f"({', '.join(changed[:5])}) — give another --out"
             )
+
+
+def _taken(root: Path, holder: Holder | None, ttl_s: float) -> str:
+    who = f" (process {holder.pid} on {holder.host})" if holder and holder.pid else ""
+    return (
+        f"another `wsi train`{who} makes {root} — wait for it, or give another --out; if it was "
+        f"ended on another machine, its claim is void after {ttl_s:g} s"
+    )
 
 
 def changes(old: Any, new: Any) -> list[str]:

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.console import Console
+from pipelines.floors import Floors, with_floors
 from pipelines.rundir import RunDir
 from wsi.evaluation import Predictions, evaluate
+from wsi.evaluation.floor_scores import JUDGED_BY
 from wsi.evaluation.information_scores import BELOW_ZERO
 from wsi.files import publish_json
 from wsi.specs import EvaluateSpec
@@ -17,10 +19,14 @@ SHOWN = ("macro_f1", "auc", "micro_f1", "balanced_accuracy")
 
 
 def score_run(
-    run_dir: RunDir, predictions: Predictions, spec: EvaluateSpec, console: Console
+    run_dir: RunDir,
+    predictions: Predictions,
+    spec: EvaluateSpec,
+    console: Console,
+    floors: Floors | None = None,
 ) -> dict[str, Any]:
-    """Return, write and print the scores of labelled predictions."""
-    metrics = evaluate(predictions, spec)
+    """Return, write and print the scores of labelled predictions, with those of floors."""
+    metrics = with_floors(evaluate(predictions, spec), predictions, floors, spec)
     publish_json(run_dir.metrics, metrics)
     show_metrics(metrics, console)
     return metrics
@@ -46,20 +52,51 @@ def show_metrics(
         groups = metrics["by"].get(kind, {})
         if single or len(groups) > 1:
             parts |= {f"{kind} {name}": group for name, group in groups.items()}
-    rows = [[name, *_row(part)] for name, part in parts.items()]
-    console.table(["part", "n", "patients", *SHOWN], rows, title)
+    shown = shown_metrics(metrics)
+    rows = [[name, *_row(part, shown)] for name, part in parts.items()]
+    console.table(["part", "n", "patients", *shown], rows, title)
+    show_floors(metrics, console)
     told = []
     if metrics.get("labels_from"):
         console.say(f"labels: {metrics['labels_from']}")
     console.say(information_line(metrics["information"]))
+    if line := calibration_line(metrics):
+        console.say(line)
     if metrics["information"]["as_predicted"] is None:
         told.append(f"the probabilities are {metrics['information']['probabilities']}")
-    if any(_is_point(part[m]) for part in parts.values() for m in SHOWN):
+    if any(_is_point(part[m]) for part in parts.values() for m in shown):
         told.append(
             "an interval of one point: all replicates are equal, as no misranked pair or wrong "
             "decision was seen; so few slides do not show that there are none"
         )
     say_notes([*told, *metrics["notes"]], console, said)
+
+
+def show_floors(metrics: dict[str, Any], console: Console) -> None:
+    """Print the floors beside the headline, what they mean for it, and what tells the site."""
+    floors = metrics.get("floors")
+    if floors is None:
+        return
+    columns = ["floor", *(name for metric in JUDGED_BY for name in (metric, "run minus floor"))]
+    rows = []
+    for name, scores in floors.items():
+        pairs = [(scores[m], scores[m]["run_minus_floor"]) for m in JUDGED_BY]
+        rows.append([name, *(interval(score) for pair in pairs for score in pair)])
+    console.table(columns, rows, "floors from the same bags and splits")
+    console.say(f"floors: {metrics['floors_note']}")
+    say_notes([f"floor {k}: {of['note']}" for k, of in floors.items() if of["note"]], console)
+    console.say(site_line(metrics["site_from_features"]))
+
+
+def site_line(found: dict[str, Any]) -> str:
+    """Return how well mean features tell the site, on one line."""
+    if found["auc"] is None:
+        return f"site from mean features: unknown, {found['note']}"
+    told = [
+        f"{name} {interval(found[key])} (chance {found[key]['chance']:.2f})"
+        for key, name in (("balanced_accuracy", "balanced accuracy"), ("auc", "AUC"))
+    ]
+    return f"site from mean features, {found['n_sites']} sites: {', '.join(told)}"
 
 
 def say_notes(notes: Sequence[str], console: Console, said: set[str] | None = None) -> None:
@@ -86,9 +123,29 @@ def information_line(found: dict[str, Any]) -> str:
     )
 
 
-def _row(scores: dict[str, Any]) -> list[str]:
-    first = scores[SHOWN[0]]
-    return [str(first["n"]), str(first["n_patients"]), *(interval(scores[m]) for m in SHOWN)]
+def shown_metrics(metrics: dict[str, Any]) -> list[str]:
+    """Return the metrics that are printed; quadratic kappa where classes are ordered."""
+    return [*SHOWN, *(("quadratic_kappa",) if "quadratic_kappa" in metrics else ())]
+
+
+def _row(scores: dict[str, Any], shown: Sequence[str]) -> list[str]:
+    first = scores[shown[0]]
+    return [str(first["n"]), str(first["n_patients"]), *(interval(scores[m]) for m in shown)]
+
+
+def calibration_line(metrics: dict[str, Any]) -> str:
+    """Return what the temperatures of validation do to the calibration, on one line."""
+    found = metrics["calibrated"]
+    if found["reason"]:
+        return ""
+    fits = list(found["temperatures"].values())
+    told = ", ".join(
+        f"{name} {metrics[name]['value']:.3f} -> {found[name]['value']:.3f}"
+        for name in ("nll", "brier", "ece")
+    )
+    span = f"{min(fits):.2f}" if len(fits) == 1 else f"{min(fits):.2f} to {max(fits):.2f}"
+    line = f"at the temperatures of validation ({span}): {told}"
+    return f"{line}; {found['note']}" if found["note"] else line
 
 
 def _is_point(score: dict[str, Any]) -> bool:

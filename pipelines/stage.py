@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipelines.console import Console
-from pipelines.evaluate import load_predictions
 from pipelines.scoring import interval
+from pipelines.sources import load_predictions
 from wsi.evaluation import evaluate, write_predictions
 from wsi.evaluation.staging import METRICS_OF_STAGES, stage_patients, submission
 from wsi.files import publish_json

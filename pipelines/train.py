@@ -22,6 +22,7 @@ from pipelines.fits import (
     warn_of_data,
 )
 from pipelines.fitting import jobs_for, train_cells
+from pipelines.floors import make_floors
 from pipelines.patient_bags import write_patients
 from pipelines.run_bags import bags_record, run_bags
 from pipelines.rundir import RunDir
@@ -31,6 +32,7 @@ from pipelines.workers import check_device
 from wsi.aggregators import check_aggregator
 from wsi.cohorts import Cohort
 from wsi.evaluation import Head, Predictions, join_labels, write_predictions
+from wsi.evaluation.validated import Calibration, fit_name
 from wsi.files import collect_temporaries, publish_json, sha256_file, sha256_json
 from wsi.objectives import OBJECTIVES, check_objective
 from wsi.specs import Config
@@ -46,6 +48,7 @@ class Options:
         threads: of each fit on the CPU.
         resume: refuse to begin a new run.
         track: names of trackers.
+        like: run folder whose floors are taken where they are of the same bags and splits.
     """
 
     cohort: Path
@@ -59,6 +62,7 @@ class Options:
     threads: int = 1
     resume: bool = False
     track: tuple[str, ...] = ()
+    like: Path | None = None
 
 
 def run(config: Config, options: Options, console: Console) -> int:
@@ -86,6 +90,20 @@ def run(config: Config, options: Options, console: Console) -> int:
     inputs = inputs_of(material, options.cohort, splits) | {"threads": options.threads}
     if run_dir.begin(config, inputs, go_on=options.resume):
         console.say(f"continuing {run_dir.root}")
+    with run_dir.claimed(config.limits.claim_ttl_s):
+        return _trained(config, options, material, splits, inputs, jobs, run_dir, console)
+
+
+def _trained(
+    config: Config,
+    options: Options,
+    material: Material,
+    splits: Splits,
+    inputs: dict[str, Any],
+    jobs: int,
+    run_dir: RunDir,
+    console: Console,
+) -> int:
     collect_temporaries(run_dir.root)
     write_splits(splits, run_dir.splits)
     used = run_bags(material.store, material.bag_ids)
@@ -101,7 +119,9 @@ def run(config: Config, options: Options, console: Console) -> int:
     with tracking(options.track, run_dir, config, console) as told:
         train_cells(cells, jobs, console, told.on_row)
         labelled = _joined(cells, material, run_dir)
-        metrics = score_run(run_dir, labelled, config.evaluate, console)
+        like = None if options.like is None else RunDir(options.like)
+        floors = make_floors(config, material, splits, run_dir, console, like)
+        metrics = score_run(run_dir, labelled, config.evaluate, console, floors)
         told.scored(metrics)
     console.say(f"run: {run_dir.root}")
     if options.report:
@@ -141,10 +161,8 @@ def inputs_of(material: Material, table: Path, splits: Splits) -> dict[str, Any]
     """Return what a run was made from: hashes of table, bags and splits, and the recipe."""
     store, bag_ids, use = material.store, material.bag_ids, material.use
     sample = store.info(next(iter(bag_ids.values())))
-    hashes: Any = {slide_id: store.info(b).sha256 for slide_id, b in sorted(bag_ids.items())}
     more: dict[str, Any] = {} if use is None else {"tiles": use.to_json()}
     if bag_ids.patients:
-        hashes = [hashes, dict(bag_ids.patients)]  # the same slides of other patients
         more |= {"bag": "patient", "patients": len(bag_ids.patients)}
     if material.cohort.labels_from:
         more["labels_from"] = material.cohort.labels_from
@@ -156,7 +174,7 @@ def inputs_of(material: Material, table: Path, splits: Splits) -> dict[str, Any]
         "encoder": sample.provenance.encoder,
         "tiling": sample.provenance.tiling["settings"],
         "slides": len(bag_ids),
-        "bags_sha256": sha256_json(hashes),
+        "bags_sha256": material.bags_sha256,
         "splits_sha256": splits.hash,
         "bags": str(store.root),
         "cohort_table": str(table),
@@ -198,12 +216,25 @@ def unlabelled_predictions(cells: Sequence[Cell], material: Material) -> Predict
     classes = material.cohort.classes
     counts = material.bag_ids.counts()
     made = out_of_fold(tables, material.cohort, classes, material.absent, counts)
-    return replace(made, head=_head(cells, len(classes)))
-
-
-def _head(cells: Sequence[Cell], C: int) -> Head | None:
-    """Return what the predictions of the cells are, as the cells say."""
     done = [json.loads((cell.folder / "done.json").read_text(encoding="utf-8")) for cell in cells]
+    head = _head(cells, done, len(classes))
+    ordered = any(cell.config.data.ordered for cell in cells)
+    return replace(made, head=head, ordered=ordered, calibration=_calibration(cells, done))
+
+
+def _calibration(
+    cells: Sequence[Cell], done: Sequence[Mapping[str, Any]]
+) -> dict[str, Calibration]:
+    """Return what validation settled for each cell; nothing of cells made before that was kept."""
+    return {
+        fit_name(cell.fold.index, cell.seed): Calibration.from_json(one["calibration"])
+        for cell, one in zip(cells, done, strict=True)
+        if "calibration" in one
+    }
+
+
+def _head(cells: Sequence[Cell], done: Sequence[Mapping[str, Any]], C: int) -> Head | None:
+    """Return what the predictions of the cells are, as the cells say."""
     priors = [one.get("predicts_prior", UNKNOWN_PRIOR) for one in done]
     training = {c.fold.index: Counter(c.labels[s] for s in c.fold.train) for c in cells}
     return head_of(priors, training, C)

@@ -7,23 +7,78 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+from wsi.errors import ResourceError, TrainingError, WsiError
 from wsi.specs import LimitsSpec
 from wsi.supervision import Crew, Limits
 from wsi.training.devices import check_device as check_device
 
+_END_S = 2.0  # for so long processes are waited for that are told to end
 _MOST_THREADS = 8  # more feed no encoder faster
 _NETWORK_BYTES = 24 << 30  # of address space; torch and its libraries map that much, and use little
+
+
+class Pool(ProcessPoolExecutor):
+    """A pool that knows the processes it has started."""
+
+    def __init__(
+        self, n: int, start: Callable[..., None] | None, args: tuple[Any, ...] = ()
+    ) -> None:
+        context: Any = _Remembering()
+        super().__init__(n, context, _start, (start, args))
+        self.started = context.started
+
+
+def why_broken(pool: object, process: str, kept: str) -> WsiError:
+    """Return the error of a pool that lost a process, by how that ended.
+
+    Args:
+        pool: of `processes`.
+        process: what to call it: `a training process`.
+        kept: what a rerun need not do again: `finished epochs are kept`.
+    """
+    started = pool.started if isinstance(pool, Pool) else []
+    deadline = time.monotonic() + _END_S
+    while any(one.exitcode is None for one in started) and time.monotonic() < deadline:
+        time.sleep(0.01)  # the pool ends the others just now
+    # Those that were well were ended by the pool.
+    codes = {one.exitcode for one in started} - {None, 0, -signal.SIGTERM}
+    if codes and -signal.SIGKILL not in codes:
+        code = min(codes)
+        how = f"ended by itself with code {code}; what it said stands above"
+        if code < 0:
+            how = f"crashed ({signal.Signals(-code).name})"
+        return TrainingError(f"{process} {how} — mend that and rerun; {kept}")
+    return ResourceError(
+        f"{process} was killed, most often for want of memory — rerun with fewer --jobs; {kept}"
+    )
+
+
+class _Remembering:
+    """The way of starting fresh processes, keeping those it started."""
+
+    def __init__(self) -> None:
+        self._spawn = multiprocessing.get_context("spawn")
+        self.started: list[Any] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._spawn, name)
+
+    def Process(self, *args: Any, **named: Any) -> Any:  # noqa: N802 - the executor's name for it
+        child = self._spawn.Process(*args, **named)
+        self.started.append(child)
+        return child
 
 
 @contextmanager
 def processes(
     n: int, start: Callable[..., None] | None = None, args: tuple[Any, ...] = ()
-) -> Iterator[ProcessPoolExecutor]:
+) -> Iterator[Pool]:
     """Yield a pool of `n` fresh processes that ends at once when its user fails or is interrupted.
 
     They end with this process, too, however that ends.
@@ -31,9 +86,8 @@ def processes(
     Args:
         start: called with `args` in each process first.
     """
-    context = multiprocessing.get_context("spawn")
     others = set(multiprocessing.active_children())
-    with ProcessPoolExecutor(n, context, _start, (start, args)) as pool:
+    with Pool(n, start, args) as pool:
         try:
             yield pool
         except BaseException:

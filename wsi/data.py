@@ -249,8 +249,8 @@ class BagDataset:
         bag = self._read(slide_id)
         features = np.asarray(bag.features)
         xy0 = None if bag.xy0 is None else np.asarray(bag.xy0)
-        if self._filter:
-            keep = ~np.any([*self._filter.left_out(slide_id, bag).values()], axis=0)
+        keep = self._filter.kept(slide_id, bag)
+        if keep is not None:
             features, xy0 = features[keep], None if xy0 is None else xy0[keep]
         if len(features) == 0:
             raise BagError(

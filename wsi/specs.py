@@ -198,6 +198,11 @@ class DataSpec(ScoreLimits):
 
     label: str = Field(default="label", description="label column of the cohort table")
     classes: tuple[str, ...] | None = Field(default=None, description="class names, in order")
+    ordered: bool = Field(
+        default=False,
+        description="classes are grades, from the least to the most severe: quadratic kappa is "
+        "scored, too",
+    )
     bag: Literal["slide", "patient"] = Field(
         default="slide",
         description="what one bag is of: a slide, or all slides of a patient, which must have "
@@ -332,6 +337,11 @@ class EvaluateSpec(Spec):
         default="mean",
         description="how `wsi evaluate --level patient` takes slides together: mean of the "
         "probabilities, or max, of the probability of at least a class, for ordered classes",
+    )
+    floors: bool = Field(
+        default=True,
+        description="predict the test parts from class frequencies, tile counts, sites and mean "
+        "features, too, and score these floors beside the model",
     )
 
 

@@ -27,6 +27,7 @@ def predict(
     out: Path,
     bags: Path | None = None,
     slides: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
+    cohort: Path | None = None,
     fold: Annotated[list[int] | None, Parameter(consume_multiple=True, negative=())] = None,
     seed: Annotated[list[int] | None, Parameter(consume_multiple=True, negative=())] = None,
     out_of_fold: Annotated[bool, Parameter(negative=())] = False,
@@ -41,8 +42,9 @@ def predict(
     """Predict new slides by the mean of a run's models, from raw slides or from bags.
 
     Slides go through the run's own recipe: encoder and weights, resolution, tissue, tiles. Bags of
-    another recipe are refused. Labels are not read: `wsi evaluate OUT/predictions.csv --cohort CSV`
-    scores the predictions afterwards. Exit code 3 when slides could not be predicted.
+    another recipe are refused. Labels are not read: `wsi evaluate OUT` scores the predictions
+    afterwards, by the table given as --cohort here or there. Exit code 3 when slides could not be
+    predicted.
 
     Example: wsi predict RUN --slides DIR --out OUT
 
@@ -58,6 +60,8 @@ def predict(
         Folder of bags of the run's recipe, in place of slides.
     slides
         Folders, slide files or a CSV with path (patient_id, site, mpp); settings may follow.
+    cohort
+        Table of the slides to predict, with patients and sites: external validation.
     fold
         Only the models of these folds.
     seed
@@ -97,6 +101,7 @@ def predict(
         allow_quarantined=allow_quarantined,
         retry_quarantined=retry_quarantined,
         dry_run=dry_run,
+        cohort=cohort,
     )
     return predict_run(options, common.console(None if dry_run else out / "predict.log"))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -11,9 +11,14 @@ from pipelines.commands.base import (
     COMMON,
     LEARN,
     Common,
+    ForeignColumns,
+    ForeignTool,
     Replicates,
     app,
 )
+
+if TYPE_CHECKING:
+    from pipelines.sources import Foreign
 
 
 @app.command(group=LEARN)
@@ -26,18 +31,27 @@ def evaluate(
     label: str | None = None,
     level: Literal["slide", "patient"] = "slide",
     patient_rule: Literal["mean", "max"] | None = None,
+    ordered: Annotated[bool, Parameter(negative=())] = False,
+    tool: ForeignTool = None,
+    columns: ForeignColumns = None,
+    classes: str | None = None,
+    invert_softmax: Annotated[bool, Parameter(negative=())] = False,
+    leave_out_trained: Annotated[bool, Parameter(negative=())] = False,
     out: Path | None = None,
     replicates: Replicates = 2000,
     common: Common = COMMON,
 ) -> int:
     """Print macro-F1, AUC and more with patient-clustered intervals, overall and by site.
 
+    Example: wsi evaluate fold_0.csv --from clam --classes normal,tumour --cohort cohort.csv
+
     Parameters
     ----------
     runs
-        Run folders or predictions.csv files.
+        Run folders or predictions.csv files; with --from tables and folders of other tools.
     by
-        What to divide the results by; sites where known.
+        What to divide the results by; sites where known. By cohort, a table of all cohorts and
+        their mean is written to --out.
     cohort
         Join corrected labels from this table first.
     label
@@ -47,26 +61,79 @@ def evaluate(
     patient_rule
         How slides become a patient: mean of the probabilities, or max, of the probability of at
         least a class, for ordered classes; evaluate.patient_rule of the run when not given.
+    ordered
+        The classes are grades, from the least to the most severe: score quadratic kappa, too.
+    tool
+        The tool that wrote tables which wsi did not: stamp, clam, or csv for any other.
+    columns
+        Where things stand in such a table: slide_id=ID patient_id=CASE y_true=Y p_<class>=COLUMN.
+    classes
+        Its classes in order, a,b,c; needed for CLAM, which numbers them.
+    invert_softmax
+        Undo the second of two softmaxes that its probabilities went through.
+    leave_out_trained
+        Score predictions of new slides without those that trained the models, or whose patients
+        did; they are refused otherwise, with exit code 5.
     out
-        Write metrics.json here, with the patients' predictions; for a run folder, there.
+        Write metrics.json here, with the patients' predictions; for a run folder, there. By
+        cohort also cohorts.md, .csv, .tex and .json.
     replicates
         Bootstrap replicates.
     """
     from pipelines.evaluate import Options, run
 
-    options = Options(tuple(by or ()), cohort, label, out, replicates, level, patient_rule)
+    foreign = _foreign(tool, columns, classes, invert_softmax)
+    parts = tuple(by or ())
+    options = Options(
+        by=parts,
+        cohort=cohort,
+        label=label,
+        out=out,
+        replicates=replicates,
+        level=level,
+        patient_rule=patient_rule,
+        ordered=ordered,
+        foreign=foreign,
+        leave_out_trained=leave_out_trained,
+    )
     return run(runs, options, common.console())
+
+
+def _foreign(
+    tool: Literal["stamp", "clam", "csv"] | None,
+    columns: list[str] | None,
+    classes: str | None,
+    invert_softmax: bool,
+) -> Foreign:
+    from pipelines.sources import Foreign
+    from wsi.evaluation.foreign import parse_columns
+
+    names = tuple(name.strip() for name in (classes or "").split(",") if name.strip())
+    return Foreign(tool, parse_columns(columns or ()), names, invert_softmax)
 
 
 @app.command(group=LEARN)
 def compare(
     *runs: Path,
     metric: str = "macro_f1",
+    level: Literal["slide", "patient"] = "slide",
+    patient_rule: Literal["mean", "max"] | None = None,
+    cohort: Path | None = None,
+    label: str | None = None,
+    tool: ForeignTool = None,
+    columns: ForeignColumns = None,
+    classes: str | None = None,
+    invert_softmax: Annotated[bool, Parameter(negative=())] = False,
     out: Path | None = None,
     replicates: Replicates = 2000,
     common: Common = COMMON,
 ) -> int:
     """Compare runs on the same slides: paired differences with patient-clustered intervals.
+
+    What is said of another tool's table (--from and what follows) is of those that wsi did not
+    write; run folders and its own tables may stand beside them.
+
+    Example: wsi compare RUN patient-preds.csv --from stamp --level patient
 
     Parameters
     ----------
@@ -74,14 +141,32 @@ def compare(
         Two or more run folders or predictions.csv files; the first is the reference.
     metric
         What to compare: macro_f1, auc, balanced_accuracy, ...
+    level
+        What is compared: slides, or patients by the predictions of all their slides.
+    patient_rule
+        How slides become a patient; evaluate.patient_rule of each run when not given.
+    cohort
+        Join labels, patients and sites from this table first.
+    label
+        Column of that table; the label column of the run when not given.
+    tool
+        The tool that wrote tables which wsi did not: stamp, clam, or csv for any other.
+    columns
+        Where things stand in such a table: slide_id=ID patient_id=CASE y_true=Y p_<class>=COLUMN.
+    classes
+        Its classes in order, a,b,c; needed for CLAM, which numbers them.
+    invert_softmax
+        Undo the second of two softmaxes that its probabilities went through.
     out
         Write the comparison, accuracy against NCMI as SVG, and a report of all runs here.
     replicates
         Bootstrap replicates.
     """
-    from pipelines.compare import run
+    from pipelines.compare import Options, run
 
-    return run(runs, metric, out, replicates, common.console())
+    foreign = _foreign(tool, columns, classes, invert_softmax)
+    options = Options(metric, out, replicates, level, patient_rule, cohort, label, foreign)
+    return run(runs, options, common.console())
 
 
 @app.command(group=LEARN)

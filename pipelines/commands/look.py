@@ -102,3 +102,24 @@ def config_schema(*, common: Common = COMMON) -> int:
     from pipelines.listing import schema
 
     return schema(common.console())
+
+
+@app.command(name="schema", group=LOOK)
+def schema_(
+    what: Literal["metrics", "predictions", "comparison"], *, common: Common = COMMON
+) -> int:
+    """Print the JSON Schema of what results are written as, for programs that read them.
+
+    Example: wsi schema metrics > metrics.schema.json
+
+    Parameters
+    ----------
+    what
+        metrics.json, the sidecar predictions.json, or comparison.json.
+    """
+    import json
+
+    from wsi.schemas import read_schema
+
+    print(json.dumps(read_schema(what), indent=1, ensure_ascii=False))
+    return 0

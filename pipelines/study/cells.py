@@ -23,10 +23,10 @@ from pipelines.fits import Parts, as_csv, fitted, probability_table, reader
 from pipelines.live import history_lines
 from pipelines.study.plan import CellId, Plan
 from pipelines.validation import validation_figures
-from pipelines.workers import processes
+from pipelines.workers import processes, why_broken
 from wsi.bags import open_store
 from wsi.claims import Claim, Claims
-from wsi.errors import ResourceError, TrainingError
+from wsi.errors import TrainingError
 from wsi.files import publish_bytes, publish_json
 
 DONE = "done.json"
@@ -201,7 +201,7 @@ class Sharing:
         """Return what all `cells` say of themselves, once each has been fitted by somebody.
 
         Raises:
-            ResourceError: a process was killed.
+            WsiError: a process was killed, or ended by itself.
         """
         found = summaries(self.plan, cells)
         todo = deque(cell for cell in cells if cell not in found)
@@ -254,10 +254,7 @@ class Sharing:
             try:
                 found[cell] = future.result()
             except BrokenProcessPool:
-                raise ResourceError(
-                    "a fitting process was killed, most often for want of memory — rerun with "
-                    "fewer --jobs; finished fits are kept"
-                ) from None
+                raise why_broken(self.pool, "a fitting process", "finished fits are kept") from None
             finally:
                 claim.release()
             self.made += 1

@@ -77,6 +77,8 @@ def show_results(result: Json, console: Console) -> None:
         columns = ["arm", "rate", f"val {result['monitor']}", f"test {metric}", "seeds sd"]
         columns += [f"minus {found['rival']}", "p", "p (Holm)"]
         console.table(columns, rows, f"selection by {selection}")
+        if found["floors"]:
+            console.say(f"{found['floors']['run']}, best on validation: {found['floors']['note']}")
         notes += [*found["notes"], scores["p_from"]]
     if notes:
         every, tuning = counted(len(result["seeds"]), "seed"), counted(result["rate_seeds"], "seed")

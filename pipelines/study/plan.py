@@ -128,7 +128,7 @@ def check_arms(config: Config) -> dict[str, Config]:
         ConfigError: an arm names no objective or aggregator of ours, or a setting it lacks; all
             problems are listed.
     """
-    problems, configs = [], {}
+    problems, configs = _without_effect(config), {}
     bags_per_step = config.fit.bags_per_step
     n_classes = len(config.data.classes) if config.data.classes else None
     for name in config.study.metrics:
@@ -150,6 +150,21 @@ def check_arms(config: Config) -> dict[str, Config]:
     if problems:
         raise ConfigError("; ".join(dict.fromkeys(problems)))
     return configs
+
+
+def _without_effect(config: Config) -> list[str]:
+    """Return complaints about a component that was given, and that no arm uses."""
+    problems = []
+    for kind in ("objective", "aggregator"):
+        given: Component = getattr(config, kind)
+        named = [getattr(arm, kind) for arm in config.study.arms]
+        # An arm without one of its own takes what was given.
+        if None not in named and given not in named and given != getattr(Config(), kind):
+            problems.append(
+                f"{kind}={given.name} acts on no arm, as each names its own — put it into "
+                "study.arms, with its settings, or leave it out"
+            )
+    return problems
 
 
 def _check_aggregator(aggregator: Component, objective: Component) -> None:

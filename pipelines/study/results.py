@@ -14,11 +14,13 @@ from pipelines.fits import (
     out_of_fold,
     read_probabilities,
 )
+from pipelines.floors import Floors
 from pipelines.study.cells import PREDICTIONS, Summary
 from pipelines.study.choices import Choice, Standing, best, standings
 from pipelines.study.plan import CellId, Plan
 from wsi.cohorts import Cohort
 from wsi.evaluation import Predictions, compare, join_labels
+from wsi.evaluation.floor_scores import conclusion, score_floors
 from wsi.evaluation.information_scores import accuracy_ncmi
 from wsi.evaluation.sample import make_sample
 from wsi.specs import Config, EvaluateSpec, StudySpec
@@ -61,6 +63,19 @@ def selection_results(
     return result
 
 
+def beside_floors(
+    runs: Sequence[tuple[str, Predictions]],
+    arm: str | None,
+    floors: Floors | None,
+    spec: EvaluateSpec,
+) -> Json | None:
+    """Return the floors, and what the arm that is best on validation is worth beside them."""
+    if floors is None or arm is None:
+        return None
+    scores = score_floors(dict(runs)[arm], floors.predictions, spec, floors.notes)
+    return {"run": arm, "scores": scores, "note": conclusion(scores)}
+
+
 def _arm(choice: Choice, validation: Standing) -> Json:
     return {
         "rate": choice.rate,
@@ -89,6 +104,10 @@ def predictions_of(
     ]
 
 
+def _ordered(plan: Plan) -> bool:
+    return any(config.data.ordered for config in plan.configs.values())
+
+
 def _unlabelled(plan: Plan, material: Material, fits: Mapping[CellId, Summary]) -> Predictions:
     """Return the test predictions of one arm over all folds and seeds."""
     cohort, tables = material.cohort, []
@@ -101,7 +120,8 @@ def _unlabelled(plan: Plan, material: Material, fits: Mapping[CellId, Summary]) 
     training = {k: Counter(plan.labels[s] for s in fold.train) for k, fold in folds.items()}
     counts = material.bag_ids.counts()
     made = out_of_fold(tables, cohort, cohort.classes, material.absent, counts)
-    return replace(made, head=head_of(priors, training, len(cohort.classes)))
+    head = head_of(priors, training, len(cohort.classes))
+    return replace(made, head=head, ordered=_ordered(plan))
 
 
 def against(

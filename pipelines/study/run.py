@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from pipelines.console import Console, counted
 from pipelines.fits import Material, gather, warn_of_data
+from pipelines.floors import Floors, make_floors
+from pipelines.rundir import RunDir
 from pipelines.study.cells import Bench, Sharing, Summary, benches, summaries
 from pipelines.study.choices import Choice, choose_rates, standings
 from pipelines.study.folder import StudyDir
@@ -35,12 +37,18 @@ from pipelines.study.plan import (
     splits_by_selection,
     with_root,
 )
-from pipelines.study.results import predictions_of, selection_results, selection_table
+from pipelines.study.results import (
+    beside_floors,
+    predictions_of,
+    selection_results,
+    selection_table,
+)
 from pipelines.train import inputs_of
 from pipelines.workers import check_device
 from wsi.claims import Claims
 from wsi.cohorts import Cohort, patients_of, read_cohort
 from wsi.errors import ConfigError, TrainingError
+from wsi.evaluation import join_labels
 from wsi.registry import suggest
 from wsi.specs import Config
 from wsi.splits import Splits, write_splits
@@ -100,7 +108,12 @@ def run(config: Config, options: Options, console: Console) -> int:
         say_rest(sharing, tuned, chosen, console)
         final = sharing.complete(plan.final_cells(rates_of(chosen)), "final")
     notes += _failures(final, console)
-    result = _results(folder, plan, config, material, truth, chosen, tuned, final, notes, splits)
+    first = next(iter(splits.values()))  # whose test parts are those of all
+    floors = make_floors(config, material, first, RunDir(folder.root), console)
+    floors = floors and floors.changed(lambda predictions: join_labels(predictions, truth))
+    result = _results(
+        folder, plan, config, material, truth, chosen, tuned, final, notes, splits, floors
+    )
     write_results(folder, result, console)
     show_results(result, console)
     console.say(f"report: {folder.report}")
@@ -278,13 +291,16 @@ def _results(
     final: Mapping[CellId, Summary],
     notes: Sequence[str],
     splits: Mapping[str, Splits],
+    floors: Floors | None,
 ) -> dict[str, Any]:
     selections = {}
     for selection, arms in chosen.items():
         own = {cell: summary for cell, summary in final.items() if cell.selection == selection}
         runs = predictions_of(plan, material, truth, own)
         write_arms(folder, selection, runs)
-        selections[selection] = selection_results(config, arms, own, runs)
+        found = selection_results(config, arms, own, runs)
+        found["floors"] = beside_floors(runs, found["best_on_validation"], floors, config.evaluate)
+        selections[selection] = found
     every = {**tuned, **final}
     failed = sorted(cell.name for cell, summary in every.items() if summary["failed"])
     return {
@@ -314,6 +330,7 @@ def _results(
             "seconds": round(sum(summary["seconds"] for summary in every.values()), 1),
         },
         "selections": selections,
+        "site_from_features": None if floors is None else dict(floors.site_from_features),
         "selection_table": selection_table(selections, config.study.metrics[0]),
         "warnings": list(notes),
     }

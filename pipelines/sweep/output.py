@@ -7,6 +7,7 @@ from typing import Any
 
 import pipelines.config
 from pipelines.console import Console
+from pipelines.floors import make_floors
 from pipelines.scoring import report_run, score_run
 from pipelines.sweep.book import name_of
 from pipelines.sweep.folder import SweepDir
@@ -49,7 +50,8 @@ def finish_best(folder: SweepDir, best: Json, plan: Plan, console: Console) -> J
     labelled = join_labels(unlabelled_predictions(cells, plan.material), plan.material.cohort)
     write_predictions(labelled, run.predictions)
     console.say(f"test figures of {run.root.name}, which validation chose:")
-    metrics = score_run(run, labelled, config.evaluate, console)
+    floors = make_floors(config, plan.material, plan.splits, run, console)
+    metrics = score_run(run, labelled, config.evaluate, console, floors)
     report_run(run, console)
     return metrics
 

@@ -19,8 +19,9 @@ from pipelines.sweep.folder import SweepDir
 from pipelines.sweep.plan import Plan
 from pipelines.sweep.space import shown
 from pipelines.train import unlabelled_predictions
+from pipelines.workers import why_broken
 from wsi.claims import Claim
-from wsi.errors import ConfigError, ResourceError
+from wsi.errors import ConfigError
 from wsi.evaluation import write_predictions
 
 _LOOK_S = 0.3  # how often others' trials are looked at
@@ -71,7 +72,7 @@ class Sharing:
         """Work until every trial asked for has ended, here or elsewhere.
 
         Raises:
-            ResourceError: a process was killed.
+            WsiError: a process was killed, or ended by itself.
         """
         over = self._over()
         if over:
@@ -138,10 +139,7 @@ class Sharing:
             try:
                 figures = future.result()
             except BrokenProcessPool:
-                raise ResourceError(
-                    "a fitting process was killed, most often for want of memory — rerun with "
-                    "fewer --jobs; finished fits are kept"
-                ) from None
+                raise why_broken(self.pool, "a fitting process", "finished fits are kept") from None
             if not trial.ended:
                 self._note(trial, cell, figures)
             self.after(figures["seconds"], self._left())

@@ -41,5 +41,5 @@ def test_output_is_the_papers_formula(gated, heads):
 
 
 def test_heads_must_divide_the_hidden_width():
-    with pytest.raises(ConfigError, match="heads=3"):
+    with pytest.raises(ConfigError, match="heads=3 does not divide hidden=8 — take 2 or 4 heads"):
         ABMIL(6, 2, hidden=8, heads=3)

@@ -131,7 +131,7 @@ def test_many_landmarks_are_exact_and_few_ignore_order_and_packing():
 
 
 def test_tiles_without_coordinates_are_named_with_what_to_do():
-    with pytest.raises(BagMismatchError, match=r"^s0: .*transmil.*position=none"):
+    with pytest.raises(BagMismatchError, match=r"^s0: .*transmil.*set position to 'none'"):
         made()(packed([(bag(4)[0], None)]))
 
 

@@ -18,6 +18,8 @@ from wsi.cohorts.camelyon17_labels import (
     staged,
 )
 from wsi.errors import CohortError, ConfigError
+from wsi.specs import SplitSpec, ValidationSpec
+from wsi.splits import make_splits
 
 LABELS = Path(__file__).parent / "labels"
 CALLED_NEGATIVE = (
@@ -118,6 +120,15 @@ def test_bad_rows_are_all_listed_with_their_lines(tmp_path):
     assert "did you mean 'macro'" in str(caught.value)
 
 
+def test_labels_of_two_classes_are_one_line(tmp_path):
+    lines = "".join(f"patient_04,patient_047_node_{k},{k % 2}\n" for k in range(5))
+    (tmp_path / "camelyon17.csv").write_text("case_id,slide_id,label\n" + lines)
+    with pytest.raises(CohortError, match=r"labels 0 \(3\), 1 \(2\), none of negative") as told:
+        read_labels(tmp_path / "camelyon17.csv")
+    assert "\n" not in str(told.value)
+    assert told.value.exit_code == 5
+
+
 def test_another_table_is_no_label_file(tmp_path):
     path = tmp_path / "s.csv"
     path.write_text("id,value\n1,2\n")
@@ -157,6 +168,35 @@ def test_contradicted_labels_are_refused_unless_accepted_and_then_named(tmp_path
     assert "version a" in cohort.labels_from
     for node in CALLED_NEGATIVE:
         assert node in cohort.labels_from
+
+
+def test_the_table_says_that_its_patients_are_mixed_and_splits_by_patient_are_warned_of(tmp_path):
+    built = camelyon17.build(None, LABELS / "stage_labels_b.csv")
+    assert any("leave-one-site-out" in f.message for f in built.findings)
+    write_built(built, tmp_path / "c.csv")
+    cohort = read_cohort(tmp_path / "c.csv", "node4", NODE_CLASSES)
+    told = {
+        kind: [f.rule for f in make_splits(cohort, SplitSpec(kind=kind, test=test)).warnings()]
+        for kind, test in (("kfold", ()), ("leave-one-site-out", ()), ("sites", ("3", "4")))
+    }
+    assert told["kfold"].count("mixed-patients") == 1
+    assert told["leave-one-site-out"] == told["sites"] == []
+
+
+def test_the_published_protocol_has_its_published_parts(tmp_path):
+    """300 slides of centres 0-2 to learn from, 200 of centres 3 and 4 to test: 121/16/18/45."""
+    write_built(camelyon17.build(None, LABELS / "node_labels_c.csv"), tmp_path / "c.csv")
+    cohort = read_cohort(tmp_path / "c.csv", "node4", NODE_CLASSES)
+    label = {row.slide_id: row.label for row in cohort.rows}
+    for by, sites in (("patient", {"0", "1", "2"}), ("site", {"0"})):
+        spec = SplitSpec(kind="sites", test=("3", "4"), val=ValidationSpec(by=by))
+        (fold,) = make_splits(cohort, spec).folds
+        tested = Counter(label[s] for s in fold.test)
+        assert [tested[name] for name in NODE_CLASSES] == [121, 16, 18, 45]
+        learnt = Counter(label[s] for s in (*fold.train, *fold.val))
+        assert [learnt[name] for name in NODE_CLASSES] == [197, 20, 41, 42]
+        assert {str(int(s[8:11]) // 20) for s in fold.val} == sites
+        assert not {s[:11] for s in fold.train} & {s[:11] for s in fold.val}
 
 
 def test_a_table_that_was_edited_since_says_so(tmp_path):

@@ -41,6 +41,7 @@ def test_one_tcga_barcode_under_several_patients_is_a_warning(findings):
     (found,) = findings(text)["tcga-barcode"]
     assert found.severity == "warning"
     assert found.ids == ("TCGA-AA-0001-01Z-00-DX1.x", "TCGA-AA-0001-01Z-00-DX2.y")
+    assert "TCGA-AA-0001 as 1 and 2" in found.message
 
 
 def test_errors_are_found_with_their_lines_and_come_first(findings):

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn import metrics as sk
 
 from wsi.errors import ConfigError, PredictionsError, UnknownNameError
@@ -35,7 +37,10 @@ def test_the_difference_is_that_of_the_same_drawn_patients(toy):
     accuracy = [sk.accuracy_score(x.table["y_true"], x.table["y_pred"]) for x in (bad, good)]
     assert row["value"] == pytest.approx(accuracy[0] - accuracy[1])
     spread = np.abs(np.array(differences) - row["value"])
-    assert row["p"] == pytest.approx((1 + (spread >= abs(row["value"])).sum()) / 401)
+    share = (1 + (spread >= abs(row["value"])).sum()) / 401
+    n, sites = len(sample.patients), 3  # of two slides each
+    z = stats.norm.isf(share / 2) / np.sqrt(n / (n - sites))
+    assert row["p"] == pytest.approx(2 * stats.t.sf(z, n - sites))
     # BCa shifts the percentiles only a little here.
     plain = np.quantile(differences, [0.025, 0.975])
     assert [row["low"], row["high"]] == pytest.approx(plain, abs=0.02)
@@ -169,3 +174,13 @@ def test_the_same_classes_in_another_order_are_called_that(toy):
     table = toy().table
     with pytest.raises(PredictionsError, match="y the same in another order: d, c, b, a"):
         compare([("x", toy()), ("y", Predictions(tuple("dcba"), table))], "auc", QUICK)
+
+
+def test_a_comparison_names_the_labels_it_rests_on(toy):
+    good, bad = (replace(toy(skill=k), labels_from="version a, accepted") for k in (2.0, 1.0))
+    assert (
+        "labels: version a, accepted"
+        in compare([("good", good), ("bad", bad)], "auc", QUICK)["notes"]
+    )
+    plain = compare([("good", toy(skill=2.0)), ("bad", toy(skill=1.0))], "auc", QUICK)
+    assert not any("labels" in note for note in plain["notes"])

@@ -16,6 +16,12 @@ def mean_of(values: np.ndarray):
     return lambda weights: values @ weights / weights.sum(axis=0)
 
 
+def level_of(level: float, n: float, S: int) -> float:
+    """The level whose normal quantile is Student's, widened for n patients in S strata."""
+    wide = stats.t.ppf((1 + level) / 2, n - S) * np.sqrt(n / (n - S))
+    return 2 * stats.norm.cdf(wide) - 1
+
+
 def test_draws_keep_the_number_of_patients_of_every_stratum():
     strata = np.array([0] * 30 + [1] * 12 + [2] * 2)
     weights = draw_weights(strata, SPEC)
@@ -45,20 +51,68 @@ def test_bca_bounds_are_those_of_scipy_on_the_same_replicates(sizes):
         vectorized=False,
         n_resamples=0,
         bootstrap_result=SimpleNamespace(bootstrap_distribution=replicates),
-        confidence_level=0.9,
+        confidence_level=level_of(0.9, len(values), len(sizes)),
         method="BCa",
     ).confidence_interval
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high))
 
 
 def test_few_patients_expand_the_interval_by_students_quantile():
-    assert quantile(0.95, 40) == pytest.approx(stats.norm.ppf(0.975))
-    assert quantile(0.95, 10) == pytest.approx(stats.t.ppf(0.975, 9) * np.sqrt(10 / 9))
+    one = np.zeros(10, int)
+    assert quantile(0.95, one) == pytest.approx(stats.t.ppf(0.975, 9) * np.sqrt(10 / 9))
+    two = np.arange(10) % 2
+    assert quantile(0.95, two) == pytest.approx(stats.t.ppf(0.975, 8) * np.sqrt(10 / 8))
+    many = np.zeros(10_000, int)
+    assert quantile(0.95, many) == pytest.approx(stats.norm.ppf(0.975), rel=1e-3)
     values = np.random.default_rng(0).normal(size=39)
     strata = np.zeros(39, int)
     found = bootstrap(mean_of(values), draw_weights(strata, SPEC), strata, 0.95)
     plain = stats.bootstrap((values,), np.mean, method="BCa", rng=1).confidence_interval
     assert found.high - found.low > plain.high - plain.low
+
+
+def test_drawing_within_strata_understates_the_variance_as_much_as_the_expansion_undoes():
+    """Of equal strata the variance of a mean over drawn patients is that over new ones less S/n."""
+    rng = np.random.default_rng(3)
+    strata = np.repeat(np.arange(4), 5)
+    drawn, new = [], []
+    for k in range(300):
+        values = rng.normal(size=20)
+        weights = draw_weights(strata, EvaluateSpec(replicates=200, seed=k))
+        drawn.append(mean_of(values)(weights).var())
+        new.append(values.mean())
+    expansion = quantile(0.95, strata) / stats.t.ppf(0.975, 16)
+    assert np.mean(drawn) * expansion**2 == pytest.approx(1 / 20, rel=0.05)
+    assert np.var(new) == pytest.approx(1 / 20, rel=0.25)
+
+
+def test_a_patient_of_most_slides_leaves_fewer_patients_to_count_on():
+    strata = np.zeros(31, int)
+    sizes = np.array([14, 8, 7, 5, *[4] * 5, *[3] * 5, 2, *[1] * 16])
+    n = 87**2 / (sizes**2).sum()
+    expected = stats.t.ppf(0.975, n - 1) * np.sqrt(n / (n - 1))
+    assert quantile(0.95, strata, sizes) == pytest.approx(expected)
+    assert (
+        quantile(0.95, strata, sizes)
+        > quantile(0.95, strata)
+        == quantile(0.95, strata, 3 * strata + 2)
+    )
+
+
+def test_bounds_stay_in_order_where_one_patient_has_nearly_all_slides():
+    values, strata = np.array([0.0, 0.1, 0.0, 0.2, 5.0]), np.zeros(5, int)
+    sizes = np.array([1, 1, 1, 1, 50])
+    found = bootstrap(mean_of(values), draw_weights(strata, SPEC), strata, 0.95, sizes)
+    assert found.replicates.min() <= found.low < found.value < found.high
+    assert found.high == found.replicates.max()
+
+
+def test_two_patients_have_bounds_in_order_within_their_replicates():
+    strata = np.zeros(2, int)
+    weights = draw_weights(strata, SPEC)
+    for values in ([0.1, 0.9], [0.0, 1e-3]):
+        found = bootstrap(mean_of(np.array(values)), weights, strata, 0.95)
+        assert min(values) <= found.low < found.value < found.high <= max(values)
 
 
 def test_sites_of_one_patient_are_taken_together():

@@ -1,15 +1,16 @@
 from __future__ import annotations
 
 import warnings
+from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from wsi.errors import UnknownNameError
-from wsi.evaluation.metrics import METRICS, metric_named, per_class
+from wsi.evaluation.metrics import METRICS, confusion_matrix, metric_named, per_class
 
 
 def draw(n: int, C: int, seed: int, present: int | None = None, decimals: int = 2):
@@ -62,6 +63,93 @@ def test_every_metric_is_that_of_scikit_learn(name, n, C, seed):
     found = METRICS[name](y, p)
     assert found.value == pytest.approx(expected(name, y, p), abs=1e-12)
     assert found.reason == ""
+
+
+def weighted(name: str, y: np.ndarray, p: np.ndarray, w: np.ndarray) -> float:
+    """The metric of rows (n,) that count w (n,) times, by scikit-learn."""
+    C, decided = p.shape[1], p.argmax(axis=1)
+    each = {"sample_weight": w}
+    sums = np.bincount(y, w, minlength=C)
+    classes = [c for c in range(C) if 0 < sums[c] < w.sum()]
+    if name == "macro_f1":
+        kept = {"labels": range(C), "average": "macro", "zero_division": 0}
+        return float(sk.f1_score(y, decided, **kept, **each))
+    if name == "micro_f1":
+        return float(sk.accuracy_score(y, decided, **each))
+    if name == "balanced_accuracy":
+        recalls = sk.recall_score(
+            y, decided, labels=range(C), average=None, zero_division=0, **each
+        )
+        return float(np.mean([recalls[c] for c in range(C) if sums[c] > 0]))
+    if name == "quadratic_kappa":
+        kept = {"labels": range(C), "weights": "quadratic"}
+        return float(sk.cohen_kappa_score(y, decided, **kept, **each))
+    if name in ("auc", "average_precision"):
+        of = sk.roc_auc_score if name == "auc" else sk.average_precision_score
+        return float(np.mean([of(y == c, p[:, c], **each) for c in classes]))
+    if name == "nll":
+        return float(sk.log_loss(y, np.clip(p, 2.220446049250313e-16, 1), labels=range(C), **each))
+    if name == "brier":
+        return float(sk.brier_score_loss(y, p, labels=range(C), scale_by_half=False, **each))
+    gaps = np.zeros(15)
+    for row, k, times in zip(p, y, w):
+        b = next(b for b in range(15) if b / 15 < row.max() <= (b + 1) / 15)
+        gaps[b] += times * (float(row.argmax() == k) - row.max())
+    return float(np.abs(gaps).sum() / w.sum())
+
+
+@pytest.mark.parametrize("name", METRICS)
+@settings(max_examples=25, deadline=None)
+@given(st.integers(4, 40), st.integers(2, 5), st.integers(1, 5), st.integers(0, 10**6))
+def test_every_weighted_metric_is_that_of_scikit_learn(name, n, C, present, seed):
+    y, p = draw(n, C, seed, min(present, C), decimals=9 if name == "ece" else 1)
+    p = np.nan_to_num(p, nan=1 / C)  # rows that rounding left empty
+    w = np.random.default_rng(seed).choice([0.0, 0.5, 1.0, 3.0], n)
+    y[0], w[0] = 0, 1.0
+    y[1], w[1] = 1, 1.0
+    metric = METRICS[name]
+    if metric.of == "decisions":
+        confusion = sk.confusion_matrix(y, p.argmax(axis=1), labels=range(C), sample_weight=w)
+        found = float(metric.compute(confusion))
+    else:
+        found = float(metric.compute(y, p, w[:, None])[0])
+    assert found == pytest.approx(weighted(name, y, p, w), abs=1e-12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(34, 100), st.booleans()), min_size=1, max_size=40))
+@example([(60, True), (64, False)])
+@example([(80, True), (75, False)])
+def test_confidences_on_the_edge_of_a_bin_belong_below_it(rows):
+    gaps: dict[int, Fraction] = {}
+    for percent, right in rows:
+        b = -(-15 * percent // 100)  # ceil, in whole numbers
+        gaps[b] = gaps.get(b, Fraction(0)) + int(right) - Fraction(percent, 100)
+    expected = float(sum(abs(gap) for gap in gaps.values()) / len(rows))
+    top = np.array([percent / 100 for percent, _ in rows])
+    p = np.stack([top, *[(1 - top) / 2] * 2], axis=1)
+    y = np.array([0 if right else 1 for _, right in rows])
+    assert METRICS["ece"](y, p).value == pytest.approx(expected, abs=1e-12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 40), st.integers(2, 5), st.integers(1, 5), st.integers(0, 10**6))
+def test_figures_and_counts_of_each_class_are_those_of_scikit_learn(n, C, present, seed):
+    y, p = draw(n, C, seed, min(present, C), decimals=2)
+    decided = p.argmax(axis=1)
+    counts = confusion_matrix(y, decided, C)
+    assert (counts == sk.confusion_matrix(y, decided, labels=range(C))).all()
+    of = sk.precision_recall_fscore_support(y, decided, labels=range(C), zero_division=np.nan)
+    f1 = sk.f1_score(y, decided, labels=range(C), average=None, zero_division=0)
+    for c, row in enumerate(per_class(y, p, decided)):
+        expected = {"precision": of[0][c], "recall": of[1][c], "f1": f1[c], "support": of[3][c]}
+        both = 0 < (y == c).sum() < n
+        expected["auc"] = sk.roc_auc_score(y == c, p[:, c]) if both else np.nan
+        expected["average_precision"] = (
+            sk.average_precision_score(y == c, p[:, c]) if both else np.nan
+        )
+        told = {key: np.nan if value is None else value for key, value in row.items()}
+        assert told == pytest.approx(expected, nan_ok=True)
 
 
 @pytest.mark.parametrize("name", METRICS)

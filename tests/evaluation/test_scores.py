@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from wsi.evaluation import Predictions, evaluate
+from wsi.evaluation import METRICS, Predictions, compare, evaluate
+from wsi.evaluation.intervals import bootstrap, draw_weights, interval_of, quantile, resample
+from wsi.evaluation.sample import make_sample, statistic
 from wsi.specs import EvaluateSpec
 
 QUICK = EvaluateSpec(replicates=200)
@@ -164,3 +166,27 @@ def test_an_interval_of_one_point_says_what_it_rests_on(toy):
         assert f"degenerate interval: {seen} was seen in {found['n']} slides" in score["note"]
     usual = evaluate(toy(), EvaluateSpec(replicates=100), ["auc"])["auc"]
     assert "degenerate" not in usual["note"]
+
+
+def test_unequal_patients_widen_the_intervals_of_scores_and_differences(toy):
+    """As many slides of as many patients: where one has a third of them, bounds lie farther."""
+    even = toy(n=60, per_patient=2, folds=1, seeds=1, sites=1, C=2)
+    table = even.table.copy()
+    table["patient_id"] = ["big" if k < 20 else f"q{k % 29}" for k in range(60)]
+    uneven = Predictions(even.classes, table)
+    strata = np.zeros(table["patient_id"].nunique(), int)
+    sizes = table["patient_id"].value_counts().to_numpy()
+    ratio = quantile(0.95, strata, sizes) / quantile(0.95, strata)
+    assert ratio > 1.1
+    spec = EvaluateSpec(replicates=4000)
+    sample = make_sample(uneven)
+    weights = draw_weights(sample.strata, spec)
+    accuracy = statistic(METRICS["micro_f1"], sample)
+    equal = bootstrap(accuracy, weights, sample.strata, 0.95)
+    score = evaluate(uneven, spec, ["micro_f1"])["micro_f1"]
+    assert score["high"] - score["low"] > 1.05 * (equal.high - equal.low)
+    other = Predictions(even.classes, table.assign(p_a=table["p_b"], p_b=table["p_a"]))
+    pair = compare([("x", uneven), ("y", other)], "nll", spec)["differences"][0]
+    nll = [resample(statistic(METRICS["nll"], make_sample(p)), weights) for p in (other, uneven)]
+    plain = interval_of(nll[0] - nll[1], sample.strata, 0.95)
+    assert pair["high"] - pair["low"] > 1.05 * (plain.high - plain.low)

@@ -28,7 +28,10 @@ TINY = (
     "fit.epochs=2",
     "aggregator.hidden=8",
     "evaluate.replicates=100",
+    "evaluate.floors=false",
 )
+SHARED = ("fit.seeds=2", "evaluate.floors=true")
+"""What the shared run sets beside."""
 
 
 @dataclass(frozen=True)
@@ -151,9 +154,9 @@ def study(shared_study: Study, tmp_path: Path) -> Study:
 
 @pytest.fixture(scope="session")
 def shared_run(shared_study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run folder of three folds and two seeds; never written to."""
+    """The run folder of three folds and two seeds, with floors; never written to."""
     out = tmp_path_factory.mktemp("run") / "ce"
-    assert shared_study.train(out, "fit.seeds=2") == 0
+    assert shared_study.train(out, *SHARED) == 0
     return out
 
 

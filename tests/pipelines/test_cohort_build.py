@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,19 @@ def test_refused_labels_write_no_table_and_accepted_ones_are_on_record(tmp_path,
     assert code == 0
     (accepted,) = json.loads((tmp_path / "c.json").read_text())["accepted"]
     assert "patient_038_node_2" in accepted
+
+
+def test_stages_are_counted_by_patient(tmp_path, capsys) -> None:
+    words = ["cohort", "build", "camelyon17", "--labels", B, "--out", tmp_path / "c.csv", "--json"]
+    code, text = said(capsys, words)
+    assert code == 0
+    counts = json.loads(text[: text.rindex("}") + 1])["classes"]
+    with B.open(newline="") as handle:
+        stages = Counter(
+            row["stage"] for row in csv.DictReader(handle) if "node" not in row["patient"]
+        )
+    assert {stage: of["patients"] for stage, of in counts["pn"].items()} == stages
+    assert sum(of["slides"] for of in counts["node4"].values()) == 500
 
 
 def test_bracs_prints_its_figures_and_patient_67(tmp_path, capsys) -> None:

@@ -288,6 +288,29 @@ def test_a_dry_run_writes_nothing(shared_run: Path, site: Site, tmp_path: Path, 
     assert not (tmp_path / "out").exists()
 
 
+def test_lesions_of_the_cohort_table_are_used_and_an_empty_file_holds_none(
+    shared_run: Path, site: Site, tmp_path: Path, said_json, capsys
+) -> None:
+    write_geojson(tmp_path / "drawn.geojson", [Shape(box(0, 0, 256, 256), "Tumour")])
+    write_geojson(tmp_path / "nothing.geojson", [])
+    table = tmp_path / "c.csv"
+    lines = [f"{KNOWN},{site.slides / KNOWN}.tif,nothing.geojson"]
+    lines += [f"{STRANGER},{site.slides / STRANGER}.tif,drawn.geojson"]
+    table.write_text("\n".join(["slide_id,path,lesions", *lines]))
+    listed = Site(table, site.bags)
+    assert run_command(words(shared_run, listed, tmp_path / "out", "--target", "macro")) == 0
+    assert "; 1 with annotated lesions" in "".join(capsys.readouterr())
+    facts = {
+        slide: json.loads((tmp_path / "out" / "facts" / f"{slide}.json").read_text())
+        for slide in (KNOWN, STRANGER)
+    }
+    assert facts[STRANGER]["lesion_tiles"] == 1
+    assert facts[KNOWN]["lesion_tiles"] == 0
+    by_name = words(shared_run, site, tmp_path / "no", "--dry-run", "--annotations", table)
+    assert run_command(by_name) == 0
+    assert "; 1 with annotated lesions" in "".join(capsys.readouterr())
+
+
 def test_a_replaced_slide_is_told_and_costs_no_other(
     shared_run: Path, site: Site, tmp_path: Path, capsys
 ) -> None:

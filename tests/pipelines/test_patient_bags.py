@@ -261,6 +261,18 @@ def test_the_rule_is_that_of_the_run_unless_another_is_given(
     assert said_json([*words, "--patient-rule", "mean"])["patient_rule"] == "mean"
 
 
+def test_another_rule_has_files_of_its_own(run_copy: Path, said_json: Callable[..., Any]) -> None:
+    words = ["evaluate", run_copy, "--level", "patient", "--replicates", 100]
+    mean = said_json(words)
+    most = said_json([*words, "--patient-rule", "max"])
+    assert json.loads((run_copy / "metrics-patient.json").read_text()) == mean
+    assert json.loads((run_copy / "metrics-patient-max.json").read_text()) == most
+    assert table_of(run_copy, "predictions-patient-max.csv")["p_macro"].mean() > (
+        table_of(run_copy, "predictions-patient.csv")["p_macro"].mean()
+    )
+    assert said_json([*words, "--patient-rule", "mean"]) == mean  # the run's own: no other name
+
+
 def test_labels_of_slides_need_a_column_of_patients(
     study: Study, run_copy: Path, refused: Callable[..., str], said_json: Callable[..., Any]
 ) -> None:

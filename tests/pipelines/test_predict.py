@@ -163,6 +163,10 @@ def test_slides_that_trained_the_models_are_no_test(
     assert set(found["split"]) == {"train"}
     assert "no test" in found["note"].iloc[0]
     cohort = ["--cohort", shared_study.cohort]
+    told = refused(["evaluate", out / "predictions.csv", *cohort], 5)
+    assert "27 slides of 18 patients trained models" in told
+    assert "--leave-out-trained" in told
+    cohort.append("--leave-out-trained")
     assert "no test rows" in refused(["evaluate", out / "predictions.csv", *cohort], 5)
     single = read_predictions(out / "predictions_by_model.csv").table
     parts = pd.read_csv(shared_run / "splits.csv").set_index(["slide_id", "fold"])["part"]

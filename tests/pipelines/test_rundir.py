@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 import platform
 import socket
 from importlib.metadata import version
@@ -13,7 +14,7 @@ import pytest
 
 from pipelines.config import load_config, read_config
 from pipelines.rundir import RunDir, changes, environment
-from wsi.errors import ConfigError
+from wsi.errors import ConfigError, TrainingError
 from wsi.files import TEMPORARY_PREFIX
 
 INPUTS = {"cohort": "c", "slides": 3, "bags_sha256": "ab"}
@@ -26,6 +27,17 @@ def test_a_new_folder_is_begun_and_then_continued(tmp_path: Path) -> None:
     assert read_config(run.config) == config
     assert run.read_inputs() == INPUTS
     assert run.begin(config, INPUTS) is True
+
+
+def test_one_process_at_a_time_makes_a_run(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    refusal = pytest.raises(TrainingError, match="another `wsi train`")
+    with run.claimed(60), refusal as told, run.claimed(60):
+        raise AssertionError
+    assert f"process {os.getpid()}" in str(told.value)
+    assert list(tmp_path.iterdir()) == []
+    with run.claimed(60):  # given free by the first
+        assert list(tmp_path.iterdir()) != []
 
 
 def test_a_log_alone_is_no_run(tmp_path: Path) -> None:

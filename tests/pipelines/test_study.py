@@ -49,6 +49,7 @@ SMALL = (
     "study.rates=[0.003,0.03]",
     "study.controls=[ce]",
     "fit.seeds=2",
+    "evaluate.floors=true",
 )
 
 
@@ -316,6 +317,23 @@ def test_predictions_of_every_arm_are_left_for_other_commands(
         assert {run["name"]: run["value"] for run in said["runs"]} == {
             f"{arm}.csv": pytest.approx(value[arm]) for arm in ARMS
         }
+
+
+def test_the_best_arm_on_validation_stands_beside_floors(
+    done: Path, results: Any, said_json: Json
+) -> None:
+    page = (done / "report.html").read_text()
+    for selection, found in results["selections"].items():
+        arm = found["best_on_validation"]
+        assert found["floors"]["run"] == arm
+        tables = [done / "floors" / "site.csv", done / "predictions" / selection / f"{arm}.csv"]
+        said = said_json(["compare", *tables, "--metric", "auc", "--replicates", "100"])
+        score = found["floors"]["scores"]["site"]["auc"]
+        assert score["value"] == said["runs"][0]["value"]
+        assert score["run_minus_floor"]["value"] == said["differences"][0]["value"]
+        assert f"{arm}, best on validation: {found['floors']['note']}" in page
+        assert f"{arm} \u2212 floor" in page
+    assert results["site_from_features"]["n_sites"] == 3
 
 
 def test_predictions_of_arms_say_which_prior_they_are_of(done: Path, shared_study: Study) -> None:
@@ -590,6 +608,7 @@ def test_without_three_sites_selection_by_site_is_left_out_with_a_note(
         ("study.metrics=[makro_f1]", "did you mean 'macro_f1'"),
         ("study.rivals=[abmil]", "names none of the arms"),
         ("study.rate_seeds=3", "lower it"),
+        ("objective=pc_softmax", "objective=pc_softmax acts on no arm"),
     ],
 )
 def test_bad_settings_are_refused_before_any_fit(

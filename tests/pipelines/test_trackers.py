@@ -7,14 +7,12 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from pipelines.trackers import figures_of, scores_of
-
-if TYPE_CHECKING:
-    from tests.pipelines.conftest import Study
+from tests.pipelines.conftest import SHARED, Study
 
 Refused = Callable[..., str]
 
@@ -147,7 +145,7 @@ def test_a_rerun_goes_on_with_the_same_record_and_tells_nothing_twice(
 def test_tracking_is_no_part_of_a_run(
     shared_study: Study, shared_run: Path, tmp_path: Path, recorder: Callable[..., None]
 ) -> None:
-    assert shared_study.train(tmp_path / "run", "fit.seeds=2", "--track", "wandb") == 0
+    assert shared_study.train(tmp_path / "run", *SHARED, "--track", "wandb") == 0
     for name in ("config.yaml", "inputs.json", "predictions.csv", "metrics.json"):
         assert (tmp_path / "run" / name).read_bytes() == (shared_run / name).read_bytes()
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import h5py
 import numpy as np
@@ -25,12 +25,10 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 from pipelines.cli import run_command
 from pipelines.fits import draw_line
+from tests.pipelines.conftest import SHARED, Study
 from wsi.aggregators.base import Output
 from wsi.bags import open_store
 from wsi.training import load
-
-if TYPE_CHECKING:
-    from tests.pipelines.conftest import Study
 
 Json = Callable[..., Any]
 Refused = Callable[..., str]
@@ -101,15 +99,16 @@ def test_a_run_folder_holds_what_is_promised(shared_run: Path) -> None:
         "run.log",
     }
     cells = {path.name for path in shared_run.iterdir() if path.is_dir()}
-    assert cells == {f"fold{fold}-seed{seed}" for fold in range(3) for seed in range(2)}
-    for cell in cells:
+    fits = {f"fold{fold}-seed{seed}" for fold in range(3) for seed in range(2)}
+    assert cells == fits | {"floors"}
+    for cell in fits:
         assert {path.name for path in (shared_run / cell).iterdir()} == CELL_FILES
     assert not list(shared_run.rglob(".tmp*"))
 
 
 def test_no_json_holds_what_is_no_json(shared_run: Path) -> None:
     files = list(shared_run.rglob("*.json"))
-    assert len(files) == 6 + 6
+    assert len(files) == 6 + 6 + 5  # of the run, its fits, its floors
     for path in files:
         strict_json(path)
     for path in shared_run.glob("fold*/*.jsonl"):
@@ -338,7 +337,7 @@ def test_the_prior_of_predictions_is_that_of_all_fits_or_none(
 def test_processes_side_by_side_change_nothing(
     shared_study: Study, shared_run: Path, tmp_path: Path
 ) -> None:
-    assert shared_study.train(tmp_path / "run", "fit.seeds=2", "--jobs", "2") == 0
+    assert shared_study.train(tmp_path / "run", *SHARED, "--jobs", "2") == 0
     for name in ("predictions.csv", "splits.csv", "metrics.json"):
         assert (tmp_path / "run" / name).read_bytes() == (shared_run / name).read_bytes()
 
@@ -401,11 +400,11 @@ def test_a_run_that_was_ended_goes_on_within_a_fit(
     run = tmp_path / "run"
     monkeypatch.setattr(LiveRows, "add", ending)
     with pytest.raises(Ended):
-        shared_study.train(run, "fit.seeds=2")
+        shared_study.train(run, *SHARED)
     assert (run / "fold0-seed1" / "state.safetensors").is_file()
     assert len((run / "fold0-seed1" / "metrics.jsonl").read_text().splitlines()) == 2
     capsys.readouterr()
-    assert shared_study.train(run, "fit.seeds=2") == 0
+    assert shared_study.train(run, *SHARED) == 0
     said = capsys.readouterr().err
     assert "1 of 6 fits are done already" in said
     assert "1 fit may go on where it was ended" in said

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from tests.report.test_figures import points, texts
 from wsi.evaluation.curves import GRID, Curve
-from wsi.evaluation.metrics import METRICS
-from wsi.evaluation.sample import make_sample
 from wsi.report import curve_figures
-from wsi.report.reliability import bins_of, reliability_bins
+from wsi.report.run_figures import beside_each_other
 
 CURVE = Curve(
     x=np.array([0, 0, 0.25, 0.25, 1]),
@@ -61,30 +61,12 @@ def test_a_curve_without_a_band_is_drawn_alone():
     assert "u-curve" in svg
 
 
-def test_bins_add_up_to_the_calibration_error(toy):
+def test_scores_without_bins_get_those_of_their_predictions(toy):
     run = toy(seeds=2, histories={})
-    sample = make_sample(run.predictions)
-    bins = reliability_bins(sample, 0.95)
-    n = sum(b["n"] for b in bins)
-    assert n == 2 * sample.n
-    gap = sum(b["n"] * abs(b["accuracy"] - b["confidence"]) for b in bins) / n
-    y = np.concatenate([rows.y for rows in sample.runs])
-    p = np.concatenate([rows.p for rows in sample.runs])
-    assert gap == pytest.approx(METRICS["ece"](y, p).value)
-    for b in bins:
-        assert b["low"] < b["confidence"] <= b["high"]
-        bounds = b["accuracy_low"], b["accuracy_high"]
-        assert bounds == (None, None) or bounds[0] <= b["accuracy"] <= bounds[1]
-    assert any(b["accuracy_low"] is not None for b in bins)
-
-
-def test_bins_of_the_metrics_come_before_our_own(toy):
-    run = toy(histories={})
-    sample = make_sample(run.predictions)
-    theirs = [{"low": 0.0, "high": 1.0, "n": 1, "confidence": 0.5, "accuracy": 1.0}]
-    assert bins_of({**run.metrics, "reliability": theirs}, sample) == theirs
-    without = {k: v for k, v in run.metrics.items() if k != "reliability"}
-    assert bins_of(without, sample) == reliability_bins(sample, run.metrics["level"])
+    bare = replace(run, metrics={k: v for k, v in run.metrics.items() if k != "reliability"})
+    assert beside_each_other(0, run)[1] == beside_each_other(0, bare)[1]
+    told = re.findall(r"([\d.]+) at 0\.", beside_each_other(0, run)[1].svg)
+    assert sum(map(float, told)) == 2 * run.metrics["n"]
 
 
 def test_the_reliability_diagram_counts_slides_and_is_hollow_without_an_interval():

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from wsi.cohorts import Cohort, SlideRow
+from wsi.cohorts import Cohort, Record, SlideRow
 from wsi.errors import CohortError, ConfigError, LeakageError
 from wsi.splits.foreign import read_foreign
 from wsi.splits.table import audit_splits, read_splits
@@ -193,3 +194,39 @@ def test_a_sound_split_of_another_tool_trains_as_it_stands_and_a_leaky_one_does_
     (tmp_path / "leaky").mkdir()
     with pytest.raises(LeakageError, match="p4"):
         read_splits(WRITERS[tool](tmp_path / "leaky", LEAKY), cohort())
+
+
+def test_patients_on_two_sides_of_any_fold_are_counted_and_named(tmp_path):
+    folder = clam_folder(tmp_path / "task", LEAKY)
+    clam(folder / "splits_1.csv", SOUND | {"train": SOUND["train"][:-1], "val": ["s7", "s8"]})
+    (two,) = [f for f in audit_splits(folder, cohort()) if f.rule == "two-sides"]
+    assert two.ids == ("p3", "p4")
+    assert two.message.startswith("2 of 6 patients are on two sides: p3, p4")
+
+
+def test_a_file_that_lists_patients_is_read_as_such(tmp_path):
+    """Survival folds list the barcodes of patients, once for each of their slides."""
+    one, other, third = "TCGA-AA-0001", "TCGA-AA-0002", "TCGA-AA-0003"
+    path = clam(tmp_path / "splits_0.csv", {"train": [one, one, other], "val": [other], "test": []})
+    found = audit_splits(path)
+    assert [f.ids for f in found if f.rule == "leakage"] == [(other,)]
+    assert [f.ids for f in found if f.rule == "conflict"] == [(other,)]
+    assert [f.ids for f in found if f.rule == "repeated"] == [(one,)]
+    assert "patients-equal-slides" not in rules(found, "warning")
+    path = clam(tmp_path / "splits_1.csv", {"train": [one, one], "val": [other], "test": [third]})
+    assert rules(audit_splits(path), "error") == set()
+
+
+def test_a_site_on_both_sides_is_told_where_patients_are_mixed_from_several_people(tmp_path):
+    mixed = replace(cohort(), record=Record("camelyon17", "labels", patients_mixed=True))
+    path = clam(tmp_path / "splits_0.csv", SOUND)
+    (told,) = [f for f in audit_splits(path, mixed) if f.rule == "mixed-patients"]
+    assert (told.severity, told.ids) == ("warning", ("splits_0",))
+    assert "split.kind=leave-one-site-out" in told.message
+    by_site = {
+        part: [s for i, s in enumerate(SLIDES) if i % 2 == k]
+        for k, part in enumerate(("train", "test"))
+    }
+    path = clam(tmp_path / "splits_1.csv", {**by_site, "val": []})
+    assert "mixed-patients" not in rules(audit_splits(path, mixed), "warning")
+    assert "mixed-patients" not in rules(audit_splits(path, cohort()), "warning")

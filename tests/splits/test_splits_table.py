@@ -124,7 +124,7 @@ def test_an_audit_lists_leaks_and_bad_rows_together_and_raises_nothing(hand_made
         ("error", "unknown-part", ("0006",), 9),
         ("error", "leakage", ("002",), None),
     ]
-    told = {"class-balance", "site-balance"}
+    told = {"class-balance", "site-balance", "two-sides"}
     assert {f.rule for f in found[3:]} - told == {"left-out", "empty-part"}
     assert {f.severity for f in found[3:] if f.rule not in told} == {"warning"}
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from torch import nn
 
+from wsi.aggregators.attention import check_heads
 from wsi.aggregators.base import Aggregator, Output, Packed, TileTerms
 from wsi.aggregators.layers import AttentionScores, segment_softmax, segment_weighted_sum
-from wsi.errors import ConfigError
 
 
 class ABMIL(Aggregator):
@@ -52,8 +52,7 @@ class ABMIL(Aggregator):
             instance_dropout=instance_dropout,
             attention_entropy=attention_entropy,
         )
-        if heads < 1 or hidden % heads:
-            raise ConfigError(f"abmil: heads={heads} does not divide hidden={hidden}")
+        check_heads("abmil", hidden, heads)
         self.embed = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU())
         self.attention = AttentionScores(hidden, attention_dim, heads, gated=gated)
         self.dropout = nn.Dropout(dropout)

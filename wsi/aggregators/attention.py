@@ -27,7 +27,12 @@ _PINV_STEPS = 6
 def check_heads(name: str, hidden: int, heads: int) -> None:
     """Raise ConfigError unless `heads` divides `hidden`."""
     if heads < 1 or hidden % heads:
-        raise ConfigError(f"{name}: heads={heads} does not divide hidden={hidden}")
+        fit = [n for n in range(1, hidden + 1) if hidden % n == 0]
+        near = sorted(sorted(fit, key=lambda n: abs(n - heads))[:2])
+        raise ConfigError(
+            f"{name}: heads={heads} does not divide hidden={hidden} — "
+            f"take {' or '.join(map(str, near))} heads, or another hidden"
+        )
 
 
 def landmarks_of(name: str, attention: Kind, landmarks: int) -> int | None:

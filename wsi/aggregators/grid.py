@@ -33,7 +33,7 @@ def coordinates_of(batch: Packed, name: str) -> list[Array]:
     if batch.xy0 is None:
         raise BagMismatchError(
             f"{batch.slide_ids[0]}: aggregator '{name}' encodes where tiles lie, and these have "
-            "no coordinates — give bags with xy0, or set aggregator.position=none"
+            f"no coordinates — give bags with xy0, or set position to 'none' in {name}'s settings"
         )
     return np.split(batch.xy0.cpu().numpy().astype(np.float64), np.cumsum(batch.sizes)[:-1])
 

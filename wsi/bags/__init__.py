@@ -5,6 +5,7 @@ from wsi.bags.bag import Bag, Provenance
 from wsi.bags.base import BagStore
 from wsi.bags.convert import convert
 from wsi.bags.joined import JoinedBag, joined
+from wsi.bags.means import BagMeans, bag_means
 from wsi.bags.open import STORES, any_store, create_store, open_store
 from wsi.bags.packed import PackedCohort
 from wsi.bags.reuse import Earlier, Interleaved, earlier_rows, held_rows
@@ -22,6 +23,7 @@ __all__ = [
     "STORES",
     "Bag",
     "BagInfo",
+    "BagMeans",
     "BagStore",
     "BagWriter",
     "Earlier",
@@ -34,6 +36,7 @@ __all__ = [
     "StoredBags",
     "TileFilter",
     "any_store",
+    "bag_means",
     "beyond",
     "check_uniform",
     "convert",

@@ -67,6 +67,12 @@ class TileFilter:
             )
         return found | beyond(bag.quality or {}, self.limits, *found.values())
 
+    def kept(self, slide_id: str, bag: Any) -> Kept | None:
+        """Return the tiles (N,) of a bag that stay, None for all; see `left_out`."""
+        if not self:
+            return None
+        return ~np.any([*self.left_out(slide_id, bag).values()], axis=0)
+
 
 ALL_TILES = TileFilter()
 

@@ -46,7 +46,7 @@ class Built:
         classes: classes in order, by label column.
         findings: what was found on the way; accepted errors have become warnings.
         accepted: those errors.
-        patients_known: see `wsi.cohorts.record.Record`.
+        patients_known, patients_mixed: see `wsi.cohorts.record.Record`.
     """
 
     name: str
@@ -57,6 +57,7 @@ class Built:
     findings: tuple[Finding, ...] = ()
     accepted: tuple[str, ...] = ()
     patients_known: bool = True
+    patients_mixed: bool = False
     overlay: str = ""
 
     @property
@@ -71,7 +72,9 @@ class Built:
             **self.labels.details,
         }
         text = self.labels.text + (f", with {self.overlay}" if self.overlay else "")
-        return Record(self.name, text, self.accepted, self.patients_known, details)
+        return Record(
+            self.name, text, self.accepted, self.patients_known, self.patients_mixed, details
+        )
 
 
 def with_findings(built: Built, found: Iterable[Finding], *, accept: bool) -> Built:

@@ -50,6 +50,14 @@ CLASSES = {
 }
 """Label columns and their classes; `pn` is the patient's, and fit for patient-level bags."""
 
+_MIXED = Finding(
+    "info",
+    "mixed-patients",
+    "the challenge mixed the slides of several people into each patient: only whole centres keep a "
+    "person on one side, so leave one centre out at a time (split.kind=leave-one-site-out, as the "
+    "preset does)",
+)
+
 _COLUMNS = ("slide_id", "patient_id", "site", *CLASSES, "path", "lesions")
 _SUFFIXES = (".tif", ".tiff", ".svs")
 _CENTRE = re.compile(r"^cent(?:er|re)_(\d)$", re.IGNORECASE)
@@ -78,7 +86,8 @@ def build(
     given = read_labels(_label_file(root, labels))
     files = {} if root is None else slide_files(root, "patient_*_node_*", _SUFFIXES)
     drawn = {} if root is None else _lesions(root)
-    built = Built("camelyon17", _COLUMNS, (), _labels(given), CLASSES)
+    built = Built("camelyon17", _COLUMNS, (), _labels(given), CLASSES, patients_mixed=True)
+    built = with_findings(built, [_MIXED], accept=accept)
     found = check_labels(given, {*ANNOTATED, *drawn})
     built = with_findings(built, [*found, *_misplaced(files)], accept=accept)
     nodes, stages = dict(given.nodes), dict(given.stages)

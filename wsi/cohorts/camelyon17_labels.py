@@ -126,6 +126,7 @@ def read_labels(path: Path) -> NodeLabels:
     """
     table = read_table(path)
     name, value = _columns(table)
+    _refuse_other_classes(table, value)
     nodes: dict[str, str] = {}
     stages: dict[str, str] = {}
     problems: list[Finding] = []
@@ -146,6 +147,17 @@ def read_labels(path: Path) -> NodeLabels:
     if problems:
         raise CohortError(sentence(problems, path.name) + f" — use {_TELLS}")
     return NodeLabels(path.name, sha256_file(path), nodes, stages)
+
+
+def _refuse_other_classes(table: Table, value: str) -> None:
+    """Raise CohortError where no label is one of ours, as in tables of two classes."""
+    found = Counter(line.cells[value] for line in table.lines)
+    if found and not set(found) & {*NODE_CLASSES, *STAGES}:
+        listed = few(f"{label} ({n})" for label, n in found.items())
+        raise CohortError(
+            f"{table.path.name} has the labels {listed}, none of {', '.join(NODE_CLASSES)} — two "
+            f"classes do not tell the versions apart, nor where itc counts; use {_TELLS}"
+        )
 
 
 def _columns(table: Table) -> tuple[str, str]:

@@ -28,6 +28,8 @@ class Record:
         accepted: contradictions in the labels that the user took knowingly.
         patients_known: whether patient ids are the source's own; otherwise every slide stands for
             a patient, and nothing may be divided or resampled by patients.
+        patients_mixed: whether the source mixed slides of several people into one patient, so that
+            dividing by patient does not keep a person on one side.
         details: whatever else the builder found, as JSON has it.
     """
 
@@ -35,6 +37,7 @@ class Record:
     labels: str
     accepted: tuple[str, ...] = ()
     patients_known: bool = True
+    patients_mixed: bool = False
     details: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -72,6 +75,7 @@ def read_record(table: Path) -> tuple[Record, bool] | None:
             labels=str(body["labels"]),
             accepted=tuple(map(str, body["accepted"])),
             patients_known=bool(body["patients_known"]),
+            patients_mixed=bool(body.get("patients_mixed", False)),
             details=dict(body["details"]),
         )
         return record, body["table_sha256"] == sha256_file(table)

@@ -29,6 +29,8 @@ def suspects(rows: Sequence[SlideRow]) -> list[Finding]:
 
 def _as_many_as_slides(rows: Sequence[SlideRow]) -> Iterator[Finding]:
     patients = {row.patient_id for row in rows if row.patient_id}
+    if all(barcode(row.slide_id) == row.slide_id for row in rows):
+        return  # the table lists patients, not slides
     if len(rows) > 1 and len(patients) == len(rows):
         yield Finding(
             "warning",
@@ -47,15 +49,16 @@ def _shared_barcodes(rows: Sequence[SlideRow]) -> Iterator[Finding]:
         if code and row.patient_id:
             patients[code].add(row.patient_id)
             slides[code].append(row.slide_id)
-    for code, ids in patients.items():
-        if len(ids) > 1:
-            yield Finding(
-                "warning",
-                "tcga-barcode",
-                f"TCGA patient {code} appears as {len(ids)} patients ({few(sorted(ids))}) — "
-                "use the barcode's first 12 characters as patient_id",
-                tuple(slides[code]),
-            )
+    several = {code: sorted(ids) for code, ids in patients.items() if len(ids) > 1}
+    if several:
+        listed = few(f"{code} as {' and '.join(ids[:2])}" for code, ids in several.items())
+        yield Finding(
+            "warning",
+            "tcga-barcode",
+            f"{len(several)} TCGA patients appear under several ids: {listed} — "
+            "use the barcode's first 12 characters as patient_id",
+            tuple(slide for code in several for slide in slides[code]),
+        )
 
 
 def _cut_short(rows: Sequence[SlideRow]) -> Iterator[Finding]:

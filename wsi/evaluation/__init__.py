@@ -15,9 +15,11 @@ from wsi.evaluation.predictions import (
     write_predictions,
 )
 from wsi.evaluation.scores import evaluate
+from wsi.evaluation.validated import Calibration, fit_calibration
 
 __all__ = [
     "METRICS",
+    "Calibration",
     "Head",
     "Measure",
     "Metric",
@@ -27,6 +29,7 @@ __all__ = [
     "by_patient",
     "compare",
     "evaluate",
+    "fit_calibration",
     "join_labels",
     "read_predictions",
     "write_predictions",

@@ -13,6 +13,7 @@ from wsi.evaluation.intervals import (
     FEW_PATIENTS,
     Resampled,
     draw_weights,
+    expanded_p,
     interval_of,
     resample,
 )
@@ -26,8 +27,8 @@ from wsi.specs import EvaluateSpec
 SCHEMA = "wsi-comparison/1"
 P_FROM = (
     "p is of the two-sided bootstrap test: how many replicates stray from the difference as far as "
-    "it is from 0; the interval (BCa) also corrects bias and skewness, so near its level the two "
-    "need not agree"
+    "it is from 0, expanded for few patients as the interval is; the interval (BCa) also corrects "
+    "bias and skewness, so near its level the two need not agree"
 )
 """What `p` is, beside an interval that is made another way."""
 
@@ -43,8 +44,8 @@ def compare(
 
     One draw of patients serves all runs (a paired, patient-clustered bootstrap). `p` is the share
     of replicates whose deviation from the observed difference is at least that difference, two
-    sided (Efron & Tibshirani 1993, section 16.4), as `p_from` says in words; `p_holm` is corrected
-    for the number of differences (Holm 1979).
+    sided (Efron & Tibshirani 1993, section 16.4), expanded for few patients as intervals are;
+    `p_from` says so in words. `p_holm` is corrected for the number of differences (Holm 1979).
 
     Args:
         runs: names and predictions; the mean over seeds of each is compared.
@@ -71,7 +72,7 @@ def compare(
         )
     samples = {name: make_sample(predictions) for name, predictions in runs}
     for name in names:
-        _refuse_other_slides(base, samples[base], name, samples[name])
+        refuse_other_slides(base, samples[base], name, samples[name])
     strata = samples[base].strata
     weights = draw_weights(strata, spec)
     resampled = {name: resample(statistic(chosen, samples[name]), weights) for name in names}
@@ -85,7 +86,7 @@ def compare(
             pair = samples[name], samples[minus]
             known = training[name] if training[name] == training[minus] else None
             tests = paired_tests(chosen, *pair, spec.level, known)
-            made.append(_difference(name, minus, resampled, strata, spec) | {"tests": tests})
+            made.append(_difference(name, minus, resampled, samples[base], spec) | {"tests": tests})
         _add_holm(made)
         return made
 
@@ -100,13 +101,24 @@ def compare(
         "scored": samples[base].unit,
         "n": samples[base].n,
         "n_patients": len(strata),
-        "runs": [_run(chosen, name, samples[name], resampled[name], spec) for name in names],
+        "runs": [_run(chosen, n, samples[n], resampled[n], strata, spec) for n in names],
         "differences": differences(base, names),
         "by_site": _by_site(chosen, samples, base, spec),
         "accuracy_ncmi": accuracy_ncmi(samples),
-        "notes": _notes(base, samples),
+        "notes": [
+            *_order_notes(chosen, runs),
+            *_labels_told(runs),
+            *_notes(base, samples),
+            *(f"{name}: {note}" for name, of in runs for note in of.notes),
+        ],
         **more,
     }
+
+
+def _labels_told(runs: Sequence[tuple[str, Predictions]]) -> list[str]:
+    """Return which labels the runs are held against, where they say."""
+    said = dict.fromkeys(predictions.labels_from for _, predictions in runs)
+    return [f"labels: {line}" for line in said if line]
 
 
 def _training_slides(predictions: Predictions) -> dict[int, int] | None:
@@ -126,8 +138,11 @@ def _by_site(
     if len(names) < 2:
         return []
     found = []
+    # Tables of other tools may not say the sites: those of the reference hold for all.
+    site_of = dict(zip(samples[base].slides, sites))
+    all_sites = {name: np.array([site_of[s] for s in of.slides]) for name, of in samples.items()}
     for site in names:
-        here = {name: sample.where(sample.sites == site) for name, sample in samples.items()}
+        here = {name: of.where(all_sites[name] == site) for name, of in samples.items()}
         strata = here[base].strata
         weights = draw_weights(strata, spec)
         resampled = {n: resample(statistic(metric, sample), weights) for n, sample in here.items()}
@@ -136,9 +151,9 @@ def _by_site(
                 "site": site,
                 "n": here[base].n,
                 "n_patients": len(here[base].patients),
-                "runs": [_run(metric, n, here[n], resampled[n], spec) for n in here],
+                "runs": [_run(metric, n, here[n], resampled[n], strata, spec) for n in here],
                 "differences": [
-                    _difference(n, base, resampled, strata, spec) for n in here if n != base
+                    _difference(n, base, resampled, here[base], spec) for n in here if n != base
                 ],
             }
         )
@@ -155,9 +170,14 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def _run(
-    metric: Metric, name: str, sample: Sample, resampled: Resampled, spec: EvaluateSpec
+    metric: Metric,
+    name: str,
+    sample: Sample,
+    resampled: Resampled,
+    strata: np.ndarray,
+    spec: EvaluateSpec,
 ) -> dict[str, Any]:
-    interval = interval_of(resampled, sample.strata, spec.level)
+    interval = interval_of(resampled, strata, spec.level, sample.sizes)
     values = [point(metric, sample.of_seed(k)) for k in range(len(sample.seeds))]
     return {
         "name": name,
@@ -174,14 +194,17 @@ def _difference(
     name: str,
     base: str,
     resampled: Mapping[str, Resampled],
-    strata: np.ndarray,
+    sample: Sample,
     spec: EvaluateSpec,
 ) -> dict[str, Any]:
-    interval = interval_of(resampled[name] - resampled[base], strata, spec.level)
+    interval = interval_of(
+        resampled[name] - resampled[base], sample.strata, spec.level, sample.sizes
+    )
     p = None
     if not np.isnan(interval.low):
         farther = np.abs(interval.replicates - interval.value) >= abs(interval.value)
-        p = float((1 + farther.sum()) / (1 + len(farther)))
+        share = float((1 + farther.sum()) / (1 + len(farther)))
+        p = expanded_p(share, sample.strata, sample.sizes)
     return {
         "name": name,
         "minus": base,
@@ -201,7 +224,8 @@ def _add_holm(differences: list[dict[str, Any]]) -> None:
         difference["p_holm"] = corrected
 
 
-def _refuse_other_slides(base: str, first: Sample, name: str, other: Sample) -> None:
+def refuse_other_slides(base: str, first: Sample, name: str, other: Sample) -> None:
+    """Raise PredictionsError unless both are of the same classes, slides, patients and labels."""
     if first.classes != other.classes:
         raise PredictionsError(
             f"{base} has the classes {', '.join(first.classes)}, {name} "
@@ -210,8 +234,8 @@ def _refuse_other_slides(base: str, first: Sample, name: str, other: Sample) -> 
         )
     if first.unit != other.unit:
         raise PredictionsError(
-            f"{base} predicts {first.unit}s, {name} {other.unit}s — bring the one of slides to "
-            "patients first: `wsi evaluate --level patient --out DIR` writes them"
+            f"{base} predicts {first.unit}s, {name} {other.unit}s — compare patients: "
+            "--level patient brings slides to their patients"
         )
     for what, of_sample in (("slides", _slides), ("patients", _patients), ("labels", _labels)):
         mine, theirs = of_sample(first), of_sample(other)
@@ -234,6 +258,13 @@ def _patients(sample: Sample) -> set[tuple[str, ...]]:
 
 def _labels(sample: Sample) -> set[tuple[str, ...]]:
     return {(str(s), sample.classes[y]) for s, y in zip(sample.slides, sample.runs[0].y)}
+
+
+def _order_notes(metric: Metric, runs: Sequence[tuple[str, Predictions]]) -> list[str]:
+    if metric.name != "quadratic_kappa" or all(of.ordered for _, of in runs):
+        return []
+    order = " < ".join(runs[0][1].classes)
+    return [f"quadratic_kappa takes the classes as grades, {order}, which the runs do not say"]
 
 
 def _notes(base: str, samples: dict[str, Sample]) -> list[str]:

@@ -115,13 +115,14 @@ class _Kind:
 
 def _curves(sample: Sample, spec: EvaluateSpec, kind: _Kind) -> list[Curve | None]:
     weights = draw_weights(sample.strata, spec)[:, :_MOST_REPLICATES]
+    z = quantile(spec.level, sample.strata, sample.sizes)
     made: list[Curve | None] = []
     for c in range(len(sample.classes)):
         parts = list(_parts(sample, c))
         if not parts:
             made.append(None)
             continue
-        low, high = _band(parts, weights, spec.level, kind)
+        low, high = _band(parts, weights, z, kind)
         x, y = kind.corners(parts)
         area, share = _means(parts, kind)
         made.append(Curve(x, y, low, high, area, share, len(parts) // len(sample.seeds)))
@@ -144,10 +145,11 @@ def _parts(sample: Sample, c: int) -> Iterator[_Part]:
                 yield _Part(positive, rows.p[k, c], rows.patient[k])
 
 
-def _band(parts: list[_Part], weights: Array, level: float, kind: _Kind) -> tuple[Array, Array]:
+def _band(parts: list[_Part], weights: Array, z: float, kind: _Kind) -> tuple[Array, Array]:
     """Return percentile bounds (101,) over replicates; undefined replicates are left out.
 
-    The quantile is expanded for few patients, as that of intervals is.
+    Args:
+        z: the upper normal quantile of the level, expanded as that of intervals is.
     """
     P = len(weights)
     if P < 2:
@@ -157,7 +159,6 @@ def _band(parts: list[_Part], weights: Array, level: float, kind: _Kind) -> tupl
     known = ~np.isnan(drawn).any(axis=0)
     if not known.any():
         return np.full(len(GRID), np.nan), np.full(len(GRID), np.nan)
-    z = quantile(level, P)
     low, high = np.quantile(drawn[:, known], ndtr([-z, z]), axis=1)
     return low, high
 

@@ -187,7 +187,9 @@ def _score(
     sample: Sample, heads: _Heads, weights: Array, level: float, name: Quantity
 ) -> dict[str, Any]:
     """Return the information, or its share of the label entropy, with its interval."""
-    interval = bootstrap(_statistic(sample, heads, name), weights, sample.strata, level)
+    interval = bootstrap(
+        _statistic(sample, heads, name), weights, sample.strata, level, sample.sizes
+    )
     score = Score(
         name,
         defined(interval.value),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import ndtr, ndtri, stdtrit
+from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from wsi.specs import EvaluateSpec
 
@@ -20,7 +20,7 @@ Statistic = Callable[[Array], Array]
 """Weights (P, R) to values (R,); NaN where a replicate leaves the value undefined."""
 
 FEW_PATIENTS = 40
-"""Below this many patients the percentile interval is too short, and is expanded."""
+"""Below this many patients an interval is expanded by 5 % and more, and a note says so."""
 
 ONE_SIDED = 0.025
 """With fewer replicates than this share on one side of the value, there is no interval."""
@@ -113,19 +113,26 @@ def resample(statistic: Statistic, weights: Array) -> Resampled:
     )
 
 
-def bootstrap(statistic: Statistic, weights: Array, strata: Array, level: float) -> Interval:
+def bootstrap(
+    statistic: Statistic, weights: Array, strata: Array, level: float, sizes: Array | None = None
+) -> Interval:
     """Return the value of a statistic and its BCa interval over patients; see `interval_of`."""
-    return interval_of(resample(statistic, weights), strata, level)
+    return interval_of(resample(statistic, weights), strata, level, sizes)
 
 
-def interval_of(resampled: Resampled, strata: Array, level: float) -> Interval:
+def interval_of(
+    resampled: Resampled, strata: Array, level: float, sizes: Array | None = None
+) -> Interval:
     """Return the value and the BCa interval over patients of a resampled statistic.
 
-    The acceleration is that of several samples, one per stratum; below 40 patients the normal
-    quantiles give way to `sqrt(n / (n - 1))` times Student's (the expanded interval). Undefined
-    replicates are left out and counted. The bounds are NaN with one patient, without a defined
-    replicate, and where the replicates are `one_sided`: resampling then shifts the statistic itself
-    (as it inflates the calibration error), and no correction of bounds can mend that.
+    The acceleration is that of several samples, one per stratum, and the quantiles are `quantile`'s
+    (the expanded interval). Undefined replicates are left out and counted. The bounds are NaN with
+    one patient, without a defined replicate, and where the replicates are `one_sided`: resampling
+    then shifts the statistic itself (as it inflates the calibration error), and no correction of
+    bounds can mend that.
+
+    Args:
+        sizes: slides of each patient (P,); the same of all when not given.
 
     Source: Efron 1987; Davison & Hinkley 1997, section 5.3; Hesterberg 2015, section 5.2.
     """
@@ -138,23 +145,49 @@ def interval_of(resampled: Resampled, strata: Array, level: float) -> Interval:
     if not ONE_SIDED <= below <= 1 - ONE_SIDED:
         return Interval(value, np.nan, np.nan, replicates, undefined, one_sided=True)
     acceleration = _acceleration(resampled.left_out, strata)
-    low, high = _bca(value, replicates, acceleration, quantile(level, P))
+    low, high = _bca(value, replicates, acceleration, quantile(level, strata, sizes))
     return Interval(value, low, high, replicates, undefined)
 
 
-def quantile(level: float, P: int) -> float:
-    """Return the upper normal quantile of a two-sided level, expanded for few patients."""
-    tail = (1 + level) / 2
-    if P >= FEW_PATIENTS:
-        return float(ndtri(tail))
-    return float(stdtrit(P - 1, tail) * np.sqrt(P / (P - 1)))
+def quantile(level: float, strata: Array, sizes: Array | None = None) -> float:
+    """Return the upper quantile of a two-sided level: `sqrt(n / (n - S))` times Student's, n - S.
+
+    Drawing n patients within S strata understates a variance by (n - S) / n, and an estimate from
+    few has Student's tails; for many both are the normal quantile. Patients of unequal numbers of
+    slides count as n = (sum m)^2 / sum m^2: where one has most slides, it decides most.
+
+    Args:
+        strata: of the patients (P,).
+        sizes: slides of each (P,); the same of all when not given.
+
+    Source: Hesterberg 2015, section 5.2, for S = 1; Kish 1965 for n.
+    """
+    n, free = _counted(strata, sizes)
+    return float(stdtrit(free, (1 + level) / 2) * np.sqrt(n / free))
+
+
+def expanded_p(p: float, strata: Array, sizes: Array | None = None) -> float:
+    """Return a two-sided p value of drawn patients, expanded as `quantile` expands an interval."""
+    n, free = _counted(strata, sizes)
+    return float(2 * stdtr(free, ndtri(p / 2) * np.sqrt(free / n)))
+
+
+def _counted(strata: Array, sizes: Array | None) -> tuple[float, float]:
+    """Return for how many patients of equal size they count, and how many of them are free."""
+    m = np.ones(len(strata)) if sizes is None else np.asarray(sizes, np.float64)
+    n = float(m.sum() ** 2 / (m**2).sum())
+    return n, max(1.0, n - len(np.unique(strata)))
 
 
 def _bca(value: float, replicates: Array, acceleration: float, z: float) -> tuple[float, float]:
     """Return the bias-corrected and accelerated bounds (Efron 1987)."""
     z0 = ndtri(_share_below(value, replicates))
     shifted = z0 + np.array([-z, z])
-    levels = ndtr(z0 + shifted / (1 - acceleration * shifted))
+    # Far out, where the denominator would pass 0, the bound is the farthest replicate.
+    denominator = 1 - acceleration * shifted
+    farthest = np.copysign(np.inf, shifted)
+    moved = np.divide(shifted, denominator, out=farthest, where=denominator > 0)
+    levels = ndtr(z0 + moved)
     low, high = np.quantile(replicates, levels)
     return float(low), float(high)
 

@@ -112,7 +112,7 @@ def confusion_matrix(y: Array, decided: Array, C: int) -> Array:
 def class_f1(confusion: Array) -> Array:
     """Return F1 of each class (..., C); a class neither present nor predicted counts 0."""
     hits = np.diagonal(confusion, axis1=-2, axis2=-1)
-    return _ratio(2 * hits, confusion.sum(-1) + confusion.sum(-2), undefined=0.0)
+    return ratio(2 * hits, confusion.sum(-1) + confusion.sum(-2), undefined=0.0)
 
 
 def macro_f1(confusion: Array) -> Array:
@@ -126,13 +126,13 @@ def macro_f1(confusion: Array) -> Array:
 
 def micro_f1(confusion: Array) -> Array:
     """Return micro-F1, which for one label per slide is accuracy."""
-    return _ratio(np.trace(confusion, axis1=-2, axis2=-1), confusion.sum((-2, -1)))
+    return ratio(np.trace(confusion, axis1=-2, axis2=-1), confusion.sum((-2, -1)))
 
 
 def balanced_accuracy(confusion: Array) -> Array:
     """Return the mean recall over the classes present."""
     hits = np.diagonal(confusion, axis1=-2, axis2=-1)
-    return mean_defined(_ratio(hits, confusion.sum(-1)))
+    return mean_defined(ratio(hits, confusion.sum(-1)))
 
 
 def quadratic_kappa(confusion: Array) -> Array:
@@ -142,7 +142,7 @@ def quadratic_kappa(confusion: Array) -> Array:
     cost = (grade[:, None] - grade) ** 2
     expected = confusion.sum(-1)[..., :, None] * confusion.sum(-2)[..., None, :]
     observed = (cost * confusion).sum((-2, -1)) * confusion.sum((-2, -1))
-    return 1 - _ratio(observed, (cost * expected).sum((-2, -1)))
+    return 1 - ratio(observed, (cost * expected).sum((-2, -1)))
 
 
 def class_auc(positive: Array, score: Array, weights: Array) -> Array:
@@ -150,7 +150,7 @@ def class_auc(positive: Array, score: Array, weights: Array) -> Array:
     hits, misses = steps(positive, score, weights)
     above = np.cumsum(misses, axis=0)  # misses that score at least as high as each step
     below = above[-1] - above + misses / 2
-    return _ratio((hits * below).sum(0), hits.sum(0) * misses.sum(0))
+    return ratio((hits * below).sum(0), hits.sum(0) * misses.sum(0))
 
 
 def class_average_precision(positive: Array, score: Array, weights: Array) -> Array:
@@ -160,8 +160,8 @@ def class_average_precision(positive: Array, score: Array, weights: Array) -> Ar
     """
     hits, misses = steps(positive, score, weights)
     found = np.cumsum(hits, axis=0)
-    precision = _ratio(found, found + np.cumsum(misses, axis=0), undefined=0.0)
-    value = _ratio((hits * precision).sum(0), hits.sum(0))
+    precision = ratio(found, found + np.cumsum(misses, axis=0), undefined=0.0)
+    value = ratio((hits * precision).sum(0), hits.sum(0))
     return np.where(misses.sum(0) > 0, value, np.nan)
 
 
@@ -182,12 +182,12 @@ def nll(y: Array, p: Array, weights: Array) -> Array:
     36 nats and not infinity.
     """
     true = np.clip(p[np.arange(len(y)), y], np.finfo(np.float64).eps, 1)
-    return _ratio(-np.log(true) @ weights, weights.sum(0))
+    return ratio(-np.log(true) @ weights, weights.sum(0))
 
 
 def brier(y: Array, p: Array, weights: Array) -> Array:
     """Return the Brier score (R,): squared error summed over classes, 0 to 2 (Brier 1950)."""
-    return _ratio(((p - np.eye(p.shape[1])[y]) ** 2).sum(1) @ weights, weights.sum(0))
+    return ratio(((p - np.eye(p.shape[1])[y]) ** 2).sum(1) @ weights, weights.sum(0))
 
 
 def ece(y: Array, p: Array, weights: Array) -> Array:
@@ -197,9 +197,13 @@ def ece(y: Array, p: Array, weights: Array) -> Array:
     """
     confidence = p.max(axis=1)
     gap = (p.argmax(axis=1) == y) - confidence
-    in_bin = np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
-    per_bin = (np.eye(ECE_BINS)[in_bin] * gap[:, None]).T @ weights
-    return _ratio(np.abs(per_bin).sum(0), weights.sum(0))
+    per_bin = (np.eye(ECE_BINS)[calibration_bin(confidence)] * gap[:, None]).T @ weights
+    return ratio(np.abs(per_bin).sum(0), weights.sum(0))
+
+
+def calibration_bin(confidence: Array) -> Array:
+    """Return which of the 15 bins (a, b] each confidence (n,) lies in, from 0."""
+    return np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
 
 
 METRICS: dict[str, Metric] = {
@@ -233,8 +237,8 @@ def per_class(y: Array, p: Array, decided: Array) -> list[dict[str, float | int 
     """
     confusion = confusion_matrix(y, decided, p.shape[1])
     hits = np.diagonal(confusion)
-    precision = _ratio(hits, confusion.sum(0))
-    recall = _ratio(hits, confusion.sum(1))
+    precision = ratio(hits, confusion.sum(0))
+    recall = ratio(hits, confusion.sum(1))
     f1 = class_f1(confusion)
     ones = np.ones((len(y), 1))
     return [
@@ -272,7 +276,8 @@ def steps(positive: Array, score: Array, weights: Array) -> tuple[Array, Array]:
     return hits, np.add.reduceat(weights * ~inside, starts, axis=0)
 
 
-def _ratio(numerator: Array, denominator: Array, undefined: float = np.nan) -> Array:
+def ratio(numerator: Array, denominator: Array, undefined: float = np.nan) -> Array:
+    """Return the quotient, and `undefined` where the denominator is 0."""
     numerator, denominator = np.broadcast_arrays(numerator, denominator)
     out = np.full(numerator.shape, undefined, dtype=np.float64)
     return np.divide(numerator, denominator, out=out, where=denominator > 0)
@@ -281,4 +286,4 @@ def _ratio(numerator: Array, denominator: Array, undefined: float = np.nan) -> A
 def mean_defined(values: Array) -> Array:
     """Return the mean over the last axis of what is not NaN; NaN where nothing is."""
     known = ~np.isnan(values)
-    return _ratio(np.where(known, values, 0).sum(-1), known.sum(-1))
+    return ratio(np.where(known, values, 0).sum(-1), known.sum(-1))

@@ -39,7 +39,7 @@ def by_patient(predictions: Predictions, rule: PatientRule = "mean") -> Predicti
         raise UnknownNameError(
             f"unknown rule '{rule}' for patients{suggest(rule, _RULES)} — use {' or '.join(_RULES)}"
         )
-    if predictions.slides:
+    if predictions.unit == "patient":
         return predictions  # of patients already
     _refuse_differing(predictions)
     table = predictions.table
@@ -59,6 +59,7 @@ def by_patient(predictions: Predictions, rule: PatientRule = "mean") -> Predicti
         decision=f"largest probability of the patient, {_WORDS[rule]}",
         not_evaluable={},
         head=None,
+        calibration={},  # that of slides: a patient's probabilities are others
         slides=_slide_counts(table),
     )
 

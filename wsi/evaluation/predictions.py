@@ -15,6 +15,7 @@ import pandas as pd
 from wsi.cohorts import Cohort, SlideRow, match_ids
 from wsi.errors import PredictionsError
 from wsi.evaluation.head import Head
+from wsi.evaluation.validated import Calibration
 from wsi.files import publish_bytes, publish_json, sha256_file
 from wsi.findings import few
 from wsi.registry import suggest
@@ -24,7 +25,7 @@ TEXTS = ("slide_id", "patient_id", "site", "cohort", "split", "y_true", "y_pred"
 NUMBERS = ("fold", "seed")
 HEAD = ("slide_id", "patient_id", "site", "cohort", "fold", "seed", "split", "y_true")
 _DEFAULTS = {"site": "", "cohort": "", "fold": 0, "seed": 0, "split": "test", "y_true": ""}
-_SUM_TOLERANCE = 1e-3  # a softmax in half precision, written with few digits
+SUM_TOLERANCE = 1e-3  # a softmax in half precision, written with few digits
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +43,11 @@ class Predictions:
         head: the prior that the probabilities are posteriors at, None where it is unknown.
         labels_from: which labels y_true holds, in one line; empty where nobody said.
         slides: where rows are patients, how many slides each is predicted from; else empty.
+        ordered: the classes are grades, from the least to the most severe.
+        calibration: what the validation part of each fit settled, by `fit_name`; empty where
+            nothing is known.
+        of_patients: rows are patients, though nobody said of how many slides.
+        notes: what a reader of their scores must know, one line each.
 
     Raises:
         PredictionsError: a column is missing, a probability is not one, a label is no class, or
@@ -55,6 +61,10 @@ class Predictions:
     head: Head | None = None
     labels_from: str = ""
     slides: Mapping[str, int] = field(default_factory=dict)
+    ordered: bool = False
+    calibration: Mapping[str, Calibration] = field(default_factory=dict)
+    of_patients: bool = False
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", tuple(self.classes))
@@ -80,7 +90,7 @@ class Predictions:
     @property
     def unit(self) -> str:
         """Return what a row is of: `slide`, or `patient`."""
-        return "patient" if self.slides else "slide"
+        return "patient" if self.slides or self.of_patients else "slide"
 
     @property
     def seeds(self) -> list[int]:
@@ -120,6 +130,14 @@ def write_table(
         sidecar["head"] = predictions.head.to_json()
     if predictions.slides:
         sidecar["slides"] = dict(predictions.slides)
+    if predictions.ordered:
+        sidecar["ordered"] = True
+    if predictions.calibration:
+        sidecar["calibration"] = {k: one.to_json() for k, one in predictions.calibration.items()}
+    elif predictions.of_patients:
+        sidecar["of_patients"] = True
+    if predictions.notes:
+        sidecar["notes"] = list(predictions.notes)
     publish_json(path.with_suffix(".json"), sidecar | dict(about or {}))
 
 
@@ -155,15 +173,24 @@ def read_predictions(path: Path | str, classes: Sequence[str] | None = None) -> 
             sidecar["head"],
             sidecar["labels_from"],
             sidecar["slides"],
+            sidecar["ordered"],
+            sidecar["calibration"],
+            sidecar["of_patients"],
+            sidecar["notes"],
         )
     except PredictionsError as error:
         raise PredictionsError(f"{path.name}: {error}") from error
 
 
-def join_labels(predictions: Predictions, cohort: Cohort) -> Predictions:
-    """Return the predictions with the labels, and missing sites, of a cohort table.
+def join_labels(
+    predictions: Predictions, cohort: Cohort, *, keep_labels: bool = False
+) -> Predictions:
+    """Return the predictions with the labels of a cohort table, its sites and name if missing.
 
     A slide whose patient is unknown, so that its own id stands there, gets that of the table.
+
+    Args:
+        keep_labels: leave the labels as they are, and take patients and sites alone.
 
     Raises:
         PredictionsError: a predicted slide is not in the cohort, has no label or another patient,
@@ -181,15 +208,20 @@ def join_labels(predictions: Predictions, cohort: Cohort) -> Predictions:
         found: by_id[mine] for mine, found in match_ids(cohort, set(table["slide_id"])).items()
     }
     _refuse("are not in cohort", cohort, [s for s in table["slide_id"] if s not in meant])
-    _refuse("have no label in cohort", cohort, [s for s in table["slide_id"] if not meant[s].label])
+    if not keep_labels:
+        none = [s for s in table["slide_id"] if not meant[s].label]
+        _refuse("have no label in cohort", cohort, none)
     rows = [meant[slide_id] for slide_id in table["slide_id"]]
     # A slide predicted without a table stands for its own patient.
     known = table["patient_id"] != table["slide_id"]
     others = [r.slide_id for r, p in zip(rows, table["patient_id"].where(known)) if _differs(r, p)]
     _refuse("have another patient in cohort", cohort, others)
     table["patient_id"] = [row.patient_id for row in rows]
-    table["y_true"] = [row.label or "" for row in rows]
     table["site"] = [kept or row.site or "" for kept, row in zip(table["site"], rows)]
+    table["cohort"] = [kept or cohort.name for kept in table["cohort"]]
+    if keep_labels:
+        return replace(predictions, table=table)
+    table["y_true"] = [row.label or "" for row in rows]
     return replace(predictions, table=table, labels_from=cohort.labels_from)
 
 
@@ -232,7 +264,9 @@ def _sidecar(path: Path, classes: Sequence[str] | None) -> dict:
                 f"{path.name} has no sidecar {beside.name}, so the classes are unknown — name them"
             )
         nothing = {"not_evaluable": {}, "head": None, "labels_from": "", "slides": {}}
-        return {"classes": list(classes), "decision": "as given", **nothing}
+        nothing |= {"ordered": False, "calibration": {}}
+        unsaid = {"of_patients": False, "notes": ()}
+        return {"classes": list(classes), "decision": "as given", **nothing, **unsaid}
     try:
         sidecar = json.loads(beside.read_text(encoding="utf-8"))
         known = {
@@ -241,6 +275,11 @@ def _sidecar(path: Path, classes: Sequence[str] | None) -> dict:
         known["head"] = Head.from_json(sidecar["head"]) if "head" in sidecar else None
         known["labels_from"] = str(sidecar.get("labels_from", ""))
         known["slides"] = dict(sidecar.get("slides", {}))
+        known["ordered"] = bool(sidecar.get("ordered", False))
+        settled = sidecar.get("calibration", {})
+        known["calibration"] = {k: Calibration.from_json(one) for k, one in settled.items()}
+        known["of_patients"] = bool(sidecar.get("of_patients", False))
+        known["notes"] = tuple(str(note) for note in sidecar.get("notes", ()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise PredictionsError(f"{beside.name} is no sidecar of predictions: {error}") from error
     if known["schema"] != SCHEMA:
@@ -334,7 +373,7 @@ def _probability_problems(table: pd.DataFrame, classes: Sequence[str]) -> list[s
     p = table[_columns(classes)].to_numpy(np.float64)
     finite = np.isfinite(p).all(axis=1)
     inside = ((p >= 0) & (p <= 1)).all(axis=1)
-    summed = np.abs(p.sum(axis=1) - 1) <= _SUM_TOLERANCE
+    summed = np.abs(p.sum(axis=1) - 1) <= SUM_TOLERANCE
     named = [
         (~finite, "probabilities that are no finite numbers"),
         (finite & ~inside, "probabilities outside [0, 1]"),

@@ -59,6 +59,11 @@ class Sample:
         """Return the number of slides, or of patients where these are predicted."""
         return len(set(self.slides))
 
+    @property
+    def sizes(self) -> Array:
+        """Return how many rows of a seed each patient has (P,)."""
+        return np.bincount(self.runs[0].patient, minlength=len(self.patients))
+
     def where(self, chosen: Array) -> Sample:
         """Return the sample of the rows chosen by a mask (n,)."""
         codes, patient = np.unique(self.runs[0].patient[chosen], return_inverse=True)

@@ -9,13 +9,16 @@ from typing import Any
 
 import numpy as np
 
+from wsi.evaluation.calibration import at_temperatures, reliability, temperatures_of, unsettled
 from wsi.evaluation.information_scores import information
 from wsi.evaluation.intervals import (
     FEW_PATIENTS,
     Interval,
+    Resampled,
     Score,
-    bootstrap,
     draw_weights,
+    interval_of,
+    resample,
 )
 from wsi.evaluation.metrics import (
     Metric,
@@ -25,6 +28,7 @@ from wsi.evaluation.metrics import (
     metric_named,
     per_class,
 )
+from wsi.evaluation.operating_points import operating_points
 from wsi.evaluation.predictions import Predictions
 from wsi.evaluation.sample import Sample, lacking_a_class, make_sample, point, statistic
 from wsi.findings import few
@@ -42,13 +46,16 @@ HEADLINE = (
     "brier",
     "ece",
 )
-"""What is scored by default; quadratic_kappa is for ordered classes only."""
+"""What is scored by default; for ordered classes `ORDERED`."""
+
+ORDERED = (*HEADLINE[:2], "quadratic_kappa", *HEADLINE[2:])
+CALIBRATED = ("nll", "brier", "ece")
 
 
 def evaluate(
     predictions: Predictions,
     spec: EvaluateSpec | None = None,
-    metrics: Sequence[str] = HEADLINE,
+    metrics: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Return all scores of the test rows, ready for metrics.json: numbers, text and None.
 
@@ -57,12 +64,16 @@ def evaluate(
     the folds where they are defined, with the pooled value beside. Intervals are patient-clustered
     bootstrap intervals; they say nothing about the spread over seeds, which is `seeds_sd`.
 
+    Args:
+        metrics: names; when not given `HEADLINE`, with quadratic_kappa where classes are ordered.
+
     Raises:
         PredictionsError: no test rows, missing labels, or seeds over different slides.
         UnknownNameError: an unknown metric.
     """
     spec = spec or EvaluateSpec()
-    chosen = [metric_named(name) for name in metrics]
+    names = metrics or (ORDERED if predictions.ordered else HEADLINE)
+    chosen = [metric_named(name) for name in names]
     sample = make_sample(predictions)
     by = {name: _by(name, sample, chosen, spec) for name in ("site", "cohort")}
     several = len(sample.seeds) > 1
@@ -70,6 +81,7 @@ def evaluate(
     return {
         "schema": SCHEMA,
         "classes": list(sample.classes),
+        "ordered": predictions.ordered,
         "decision": predictions.decision,
         "labels_from": predictions.labels_from or None,
         "scored": sample.unit,
@@ -81,6 +93,9 @@ def evaluate(
         "per_class": _per_class(sample),
         "information": information(sample, predictions.head, weights, spec.level),
         "confusion": _confusion(sample),
+        "reliability": reliability(sample, weights, spec.level),
+        "calibrated": _calibrated(predictions, sample, spec),
+        "operating_points": operating_points(sample, predictions.calibration, weights, spec.level),
         "seeds": _seeds(sample, chosen),
         "ensemble": _scores(sample.ensemble(), chosen, spec) if several else None,
         "folds": _folds(sample, chosen),
@@ -92,7 +107,7 @@ def evaluate(
 
 
 @dataclass(frozen=True)
-class _Draw:
+class Draw:
     """One draw of patients, which serves every metric of a sample."""
 
     sample: Sample
@@ -101,16 +116,22 @@ class _Draw:
     lacking: int
 
     @staticmethod
-    def of(sample: Sample, spec: EvaluateSpec) -> _Draw:
+    def of(sample: Sample, spec: EvaluateSpec) -> Draw:
         weights = draw_weights(sample.strata, spec)
-        return _Draw(sample, spec, weights, lacking_a_class(sample, weights))
+        return Draw(sample, spec, weights, lacking_a_class(sample, weights))
 
-    def score(self, metric: Metric) -> Score:
-        """Return the metric with its interval."""
+    def resampled(self, metric: Metric) -> Resampled:
+        """Return the metric of every replicate."""
+        return resample(statistic(metric, self.sample), self.weights)
+
+    def interval(self, resampled: Resampled) -> Interval:
+        """Return the interval of what was resampled under this draw."""
         sample = self.sample
-        interval = bootstrap(
-            statistic(metric, sample), self.weights, sample.strata, self.spec.level
-        )
+        return interval_of(resampled, sample.strata, self.spec.level, sample.sizes)
+
+    def score(self, metric: Metric, resampled: Resampled) -> Score:
+        """Return the metric with its interval."""
+        sample, interval = self.sample, self.interval(resampled)
         return Score(
             metric.name,
             defined(interval.value),
@@ -160,16 +181,19 @@ def _small_classes(sample: Sample) -> list[str]:
 
 def _scores(sample: Sample, metrics: Sequence[Metric], spec: EvaluateSpec) -> dict[str, Any]:
     """Return value, bounds, counts and note of each metric."""
-    draw = _Draw.of(sample, spec)
-    scores = {}
-    for metric in metrics:
-        score = asdict(draw.score(metric))
-        del score["metric"]
+    draw = Draw.of(sample, spec)
+    return {metric.name: score_of(draw, metric, draw.resampled(metric)) for metric in metrics}
+
+
+def score_of(draw: Draw, metric: Metric, resampled: Resampled) -> dict[str, Any]:
+    """Return a score, ready for JSON, of a metric as it was resampled under a draw."""
+    score = asdict(draw.score(metric, resampled))
+    del score["metric"]
+    sample = draw.sample
+    if metric.averages != "none":
         used = classes_used(sample.runs[0].y, len(sample.classes), metric.averages)
-        if metric.averages != "none":
-            score["classes_used"] = used
-        scores[metric.name] = score
-    return scores
+        score["classes_used"] = used
+    return score
 
 
 def _headline(sample: Sample, metrics: Sequence[Metric], spec: EvaluateSpec) -> dict[str, Any]:
@@ -185,6 +209,17 @@ def _headline(sample: Sample, metrics: Sequence[Metric], spec: EvaluateSpec) -> 
             score["folds"] = len(per_fold)
             score["pooled"] = defined(point(metric, sample.pooled()))
     return scores
+
+
+def _calibrated(predictions: Predictions, sample: Sample, spec: EvaluateSpec) -> dict[str, Any]:
+    """Return the calibration metrics at the temperatures that validation settled."""
+    temperatures, reason = temperatures_of(sample, predictions.calibration)
+    found: dict[str, Any] = {"temperatures": temperatures, "reason": reason}
+    found["note"] = unsettled(temperatures)
+    if reason:
+        return found | dict.fromkeys(CALIBRATED)
+    metrics = [metric_named(name) for name in CALIBRATED]
+    return found | _headline(at_temperatures(sample, temperatures), metrics, spec)
 
 
 def _sd(values: Sequence[float]) -> float | None:
@@ -273,7 +308,7 @@ def _coverage(predictions: Predictions, sample: Sample) -> dict[str, Any]:
 
 
 def _notes(predictions: Predictions, sample: Sample) -> list[str]:
-    notes = []
+    notes = list(predictions.notes)
     other = Counter(predictions.table["split"])
     left_out = {part: n for part, n in other.items() if part not in ("", "test")}
     if left_out:

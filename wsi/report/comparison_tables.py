@@ -8,31 +8,18 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from wsi.evaluation import METRICS
-from wsi.report.cells import MINUS, Json, interval, p_value, percent
-
-_ESCAPED = str.maketrans(
-    {c: f"\\{c}" for c in "&%$#_{}"}
-    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    | {MINUS: "$-$", "<": "$<$"}
-)
+from wsi.report.cells import Json, interval, p_value, percent
+from wsi.report.paper_tables import as_latex, as_markdown
 
 
 def markdown(comparison: Json) -> str:
     """Return the runs and differences as a Markdown table, with what they are under it."""
-    columns, rows = _shown(comparison)
-    lines = [columns, ["---"] * len(columns), *rows]
-    table = "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in lines)
-    return f"{table}\n\n{_caption(comparison)}\n"
+    return as_markdown(*_shown(comparison), _caption(comparison))
 
 
 def latex(comparison: Json) -> str:
     """Return the same table for LaTeX with booktabs."""
-    columns, rows = _shown(comparison)
-    lines = [f"{' & '.join(_tex(cell) for cell in row)} \\\\" for row in (columns, *rows)]
-    head, *body = lines
-    rule = [r"\begin{tabular}{l" + "r" * (len(columns) - 1) + "}", r"\toprule", head, r"\midrule"]
-    end = [r"\bottomrule", r"\end{tabular}", f"% {_caption(comparison)}"]
-    return "\n".join([*rule, *body, *end]) + "\n"
+    return as_latex(*_shown(comparison), _caption(comparison))
 
 
 def csv_text(comparison: Json) -> str:
@@ -72,12 +59,11 @@ def _shown(comparison: Json) -> tuple[list[str], list[list[str]]]:
 def _caption(comparison: Json) -> str:
     seeds: Sequence[int] = sorted({run["seeds"] for run in comparison["runs"]})
     told = "/".join(map(str, seeds))
+    of = f"{comparison['n_patients']} patients"
+    if comparison["scored"] == "slide":
+        of = f"{comparison['n']} slides of {of}"
     return (
-        f"{comparison['n']} slides of {comparison['n_patients']} patients, {told} seed"
+        f"{of}, {told} seed"
         f"{'' if seeds == [1] else 's'} per run; brackets: {percent(comparison['level'])} "
         "intervals, bootstrap over patients; differences paired; p two-sided, of the bootstrap."
     )
-
-
-def _tex(cell: str) -> str:
-    return cell.translate(_ESCAPED)

@@ -15,6 +15,7 @@ from wsi.files import publish_bytes
 from wsi.report import figures, run_figures, slides, tables
 from wsi.report.accuracy_ncmi import accuracy_against_ncmi
 from wsi.report.cells import Table, interval, percent
+from wsi.report.floor_table import shown_floors
 from wsi.report.pictures import data_uris
 from wsi.report.run_figures import Figure
 from wsi.report.summary import Epochs, RunSummary
@@ -203,6 +204,7 @@ def _run(index: int, run: RunSummary) -> dict[str, Any]:
         "coverage": metrics["coverage"],
         "cards": _cards(metrics),
         "headline": tables.headline(metrics),
+        "floors": shown_floors(metrics),
         "groups": [
             table
             for table in (*grouped, tables.by_class(metrics), tables.information(metrics))

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
+from wsi.evaluation.calibration import reliability
 from wsi.evaluation.curves import Curve, precision_recall_curves, roc_curves
+from wsi.evaluation.intervals import draw_weights
 from wsi.evaluation.metrics import ECE_BINS
 from wsi.evaluation.sample import Sample, make_sample
 from wsi.report import curve_figures, figures
 from wsi.report.cells import number, percent
-from wsi.report.reliability import bins_of
 from wsi.report.summary import RunSummary
 from wsi.specs import EvaluateSpec
 
@@ -105,7 +107,7 @@ def _confusion(index: int, run: RunSummary) -> Figure:
 
 
 def _reliability(index: int, run: RunSummary, sample: Sample) -> Figure:
-    bins = bins_of(run.metrics, sample)
+    bins = _bins(run, sample)
     ece = number(run.metrics["ece"]["value"]) if "ece" in run.metrics else "not scored"
     folds, seeds = len(set(sample.runs[0].fold)), len(sample.runs)
     counted = f"{sample.unit}s" if seeds == 1 else "predictions"
@@ -119,3 +121,11 @@ def _reliability(index: int, run: RunSummary, sample: Sample) -> Figure:
         f"few differ. Below, {counted} in each bin."
     )
     return Figure(Markup(drawn), caption)
+
+
+def _bins(run: RunSummary, sample: Sample) -> list[dict[str, Any]]:
+    """Return the bins of reliability; scores from before there were any get those they lack."""
+    spec = EvaluateSpec(level=run.metrics["level"], replicates=run.metrics["replicates"])
+    if "reliability" in run.metrics:
+        return run.metrics["reliability"]
+    return reliability(sample, draw_weights(sample.strata, spec), spec.level)

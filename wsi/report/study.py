@@ -24,6 +24,7 @@ from wsi.report.cells import (
     percent,
     short_title,
 )
+from wsi.report.floor_table import floor_table
 from wsi.report.templates import script, template
 
 Json = Mapping[str, Any]
@@ -108,14 +109,27 @@ def _section(index: int, selection: str, result: Json, *, drawn: bool = True) ->
     against = accuracy_against_ncmi(ncmi, arms, f"s{index}-ncmi")
     if against:
         drawings.append({"svg": against[0], "wide": False, "caption": against[1]})
+    floors = found.get("floors")
+    if floors:
+        tables.append(floor_table(floors["scores"], result["level"], floors["run"]))
     tables.append(_rates(found, result["monitor"], _seeds(result["rate_seeds"])))
     return {
         "id": f"selection-{selection}",
         "heading": f"Selection by {selection}",
         "figures": drawings,
         "tables": tables,
-        "notes": [*found["notes"], *_about_p(found), _about_validation(result)],
+        "notes": [
+            *_about_floors(floors),
+            *found["notes"],
+            *_about_p(found),
+            _about_validation(result),
+        ],
     }
+
+
+def _about_floors(floors: Json | None) -> list[str]:
+    """Return what the best arm on validation is worth beside the floors."""
+    return [f"{floors['run']}, best on validation: {floors['note']}"] if floors else []
 
 
 def _about_p(found: Json) -> list[str]:

@@ -82,7 +82,7 @@ def classes_of(cohort: Cohort) -> tuple[str, ...]:
     return cohort.classes or tuple(sorted(found))
 
 
-def audit(folds: Iterable[Fold], cohort: Cohort, settings: Mapping[str, Any]) -> list[Finding]:
+def audit(folds: Sequence[Fold], cohort: Cohort, settings: Mapping[str, Any]) -> list[Finding]:
     """Return the leaks, empty parts and absent classes of folds.
 
     A patient in train and val is only a warning for an official split, whose flaws are its own,
@@ -95,6 +95,8 @@ def audit(folds: Iterable[Fold], cohort: Cohort, settings: Mapping[str, Any]) ->
         findings += _leaks(fold, rows, val_may_leak)
         findings += _barcode_leaks(fold, rows)
         findings += _absences(fold, rows, classes_of(cohort))
+    if cohort.record is not None and cohort.record.patients_mixed:
+        findings += _mixed(folds, rows)
     return findings
 
 
@@ -137,7 +139,8 @@ def _leaks(fold: Fold, rows: Mapping[str, SlideRow], val_may_leak: bool) -> list
             Finding(
                 "warning" if allowed else "error",
                 "leaking-validation" if allowed else "leakage",
-                f"fold {fold.name}: {len(shared)} patients are in {one} and {other}: {few(shared)}",
+                f"fold {fold.name}: {len(shared)} patients are in {one} and {other}: "
+                f"{few(shared, 20)}",
                 shared,
             )
         )
@@ -167,6 +170,24 @@ def _barcode_leaks(fold: Fold, rows: Mapping[str, SlideRow]) -> Iterator[Finding
                 "the patient",
                 hidden,
             )
+
+
+def _mixed(folds: Sequence[Fold], rows: Mapping[str, SlideRow]) -> Iterator[Finding]:
+    """Yield folds with a site on both sides, where patients are mixed from several people."""
+    torn = []
+    for fold in folds:
+        sites = {part: {rows[s].site for s in ids} for part, ids in fold.parts().items()}
+        if (sites["train"] | sites["val"]) & sites["test"]:
+            torn.append(fold.name)
+    if torn:
+        yield Finding(
+            "warning",
+            "mixed-patients",
+            f"{'folds' if len(torn) > 1 else 'fold'} {few(torn, 10)}: a site is in training and "
+            "in test, and the patients of this cohort are mixed from several people, whose slides "
+            "may be on both sides — split.kind=leave-one-site-out keeps whole sites apart",
+            tuple(torn),
+        )
 
 
 def balance(folds: Iterable[Fold], cohort: Cohort) -> Iterator[Finding]:

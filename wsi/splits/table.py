@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +78,27 @@ def audit_splits(path: Path | str, cohort: Cohort | None = None) -> list[Finding
     else:
         folds, settings, findings = _read(path, cohort)
         whole = cohort
-    findings += [*suspects(whole.rows), *audit(folds, whole, settings), *balance(folds, whole)]
+    leaks = audit(folds, whole, settings)
+    findings += [
+        *suspects(whole.rows),
+        *leaks,
+        *_on_two_sides(leaks, whole),
+        *balance(folds, whole),
+    ]
     if foreign is not None:
         findings += _left_out(folds, whole)
     rank = {"error": 0, "warning": 1, "info": 2}
     return sorted(findings, key=lambda finding: rank[finding.severity])
+
+
+def _on_two_sides(leaks: Iterable[Finding], cohort: Cohort) -> Iterator[Finding]:
+    """Yield how many patients stand on two sides of any fold, and who."""
+    rules = ("leakage", "leaking-validation")
+    who = tuple(sorted({name for leak in leaks if leak.rule in rules for name in leak.ids}))
+    if who:
+        patients = {barcode(row.slide_id) or row.patient_id for row in cohort.rows}
+        message = f"{len(who)} of {len(patients)} patients are on two sides: {few(who, 100)}"
+        yield Finding("info", "two-sides", message, who)
 
 
 def foreign_folds(
@@ -109,14 +125,23 @@ def foreign_folds(
         for part, slides in fold.parts.items():
             for slide in slides:
                 placed[slide].append(part)
-        twice = tuple(slide for slide, parts in placed.items() if len(parts) > 1)
-        if twice:
-            listed = few(f"{slide} in {' and '.join(placed[slide])}" for slide in twice)
-            message = f"fold {fold.name}: {len(twice)} slides stand twice: {listed}"
-            findings.append(Finding("error", "conflict", message, twice))
+        findings += _repeated(fold.name, placed)
         parts = [tuple(sorted({*slides} & known)) for slides in fold.parts.values()]
         folds.append(Fold(index, fold.name, *parts))
     return folds, cohort, findings
+
+
+def _repeated(fold: str, placed: Mapping[str, list[str]]) -> Iterator[Finding]:
+    """Yield what is listed several times: in two parts an error, in one only a remark."""
+    torn = tuple(slide for slide, parts in placed.items() if len(set(parts)) > 1)
+    if torn:
+        listed = few(f"{slide} in {' and '.join(dict.fromkeys(placed[slide]))}" for slide in torn)
+        message = f"fold {fold}: {len(torn)} slides are in two parts: {listed}"
+        yield Finding("error", "conflict", message, torn)
+    again = tuple(s for s, parts in placed.items() if len(parts) > 1 and s not in torn)
+    if again:
+        message = f"fold {fold}: {len(again)} slides are listed several times: {few(again)}"
+        yield Finding("warning", "repeated", message, again)
 
 
 def _cohort_of(foreign: ForeignSplits) -> Cohort:

@@ -1,0 +1,1 @@
+"""How often the intervals hold the truth: simulated cohorts, of which the truth is known."""
