@@ -46,10 +46,13 @@ def test_the_forest_draws_each_interval_to_scale():
     ]
     svg = figures.forest("macro-F1", runs, differences, "ce", "u")
     root = ET.fromstring(svg)
+    drawn = [(str(p.attrib).lower(), p.get("d", "")) for p in root.iter(f"{SVG}path")]
     bars = [
         vertices
-        for d in (p.get("d", "") for p in root.iter(f"{SVG}path") if "#0072b2" in str(p.attrib))
-        if len(vertices := re.findall(r"[ML] (\S+) (\S+)", d)) == 2
+        for name in ("ce", "ncmi")
+        for style, d in drawn
+        if figures.run_style(name, [run["name"] for run in runs])["color"].lower() in style
+        and len(vertices := re.findall(r"[ML] (\S+) (\S+)", d)) == 2
     ]
     (low, _), (high, _) = bars[0]
     (low2, _), (high2, _) = bars[1]
@@ -124,6 +127,27 @@ def test_the_kept_epoch_is_ringed_and_named():
     # The ring is one more marker in each of the two panels.
     assert svg.count("<use ") == bare.count("<use ") + 2
     assert {"loss", "AUC", "epoch", "fold 0"} <= set(texts(svg))
+
+
+def test_a_run_has_one_colour_and_mark_in_every_figure_of_a_comparison():
+    runs = ["ce", "ncmi", "mean", "focal"]
+    score = {"value": 0.1, "low": 0.0, "high": 0.2}
+    whole = [{"name": name} | score for name in runs[1:]]
+    sites = [{"site": "x", "n": 9, "differences": whole}]
+    # ncmi has no defined NCMI, so it has no point there.
+    models = [
+        {"run": name, "seed": 0, "accuracy": 0.5, "ncmi": 0.1} for name in runs if name != "ncmi"
+    ]
+    drawn = [
+        figures.forest("macro-F1", [{"name": n} | score for n in runs], whole, "ce", "u"),
+        figures.forest_by_site("macro-F1", sites, whole, runs, "u"),
+        figures.accuracy_ncmi(models, "u", runs),
+    ]
+    styles = [figures.run_style(name, runs) for name in runs]
+    assert len({(s["color"], s["marker"]) for s in styles}) == 4
+    for svg, absent in zip(drawn, ([], ["ce"], ["ncmi"]), strict=True):
+        for name, style in zip(runs, styles, strict=True):
+            assert (style["color"].lower() in svg) == (name not in absent)
 
 
 def test_ids_begin_with_the_prefix_and_names_stay_as_they_are():

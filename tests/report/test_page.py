@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -69,6 +70,26 @@ def test_every_figure_has_a_name_and_every_table_a_caption(two, parsed):
     assert all(th.get("scope") in ("col", "row") for th in page.all("th"))
 
 
+def test_headings_never_skip_a_level_and_one_link_skips_to_the_figures(two, parsed):
+    page = parsed(two[2])
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch(r"h[1-6]", tag)]
+    assert levels.count(1) == 1
+    assert levels[0] == 1
+    assert all(below <= above + 1 for above, below in pairwise(levels))
+    assert 4 in levels
+    tags = [tag for tag, _ in page.elements]
+    for landmark in ("header", "nav", "main", "footer"):
+        assert tags.count(landmark) == 1
+    assert page.all("html") == [{"lang": "en"}]
+    first = page.all("a")[0]
+    assert first["href"] == f"#{page.all('main')[0]['id']}"
+    # What scrolls sideways is reached by the keyboard, and has a name.
+    for box in page.all("div"):
+        if "scroll" in (box.get("class") or "").split():
+            assert (box["tabindex"], box["role"]) == ("0", "group")
+            assert box["aria-label"].strip()
+
+
 def test_ids_are_distinct_and_references_lead_somewhere(two, parsed):
     page = parsed(two[2])
     ids = [attrs["id"] for _, attrs in page.elements if "id" in attrs]
@@ -125,12 +146,35 @@ def test_the_same_input_gives_the_same_bytes(two, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["r.html"]
 
 
+def test_pages_of_several_runs_stay_within_their_bytes(toy, parsed, monkeypatch):
+    monkeypatch.setattr("wsi.report.run_figures.by_class", lambda index, run: [])  # they take long
+    runs = [toy(name, pictures=3) for name in ("ce", "ncmi")]
+    bare = len(render("t", [toy(name, pictures=0) for name in ("ce", "ncmi")]).encode())
+    for most, drawn in ((bare + 30_000, 6), (bare - 9_000, 2)):
+        monkeypatch.setattr("wsi.report.page.MOST_BYTES", most)
+        text = render("t", runs)
+        assert len(text.encode()) <= most
+        assert text.count("Loss and AUC by epoch") == drawn
+        assert ("Curves of 2 folds are left out" in text) == (drawn < 6)
+        # Each run keeps its first picture before either has its second.
+        shown = [image["alt"].partition(": ")[2] for image in parsed(text).all("img")]
+        assert shown.count("attention 1") <= shown.count("attention 0") == 2
+
+
 def test_ten_pictures_of_noise_stay_below_five_megabytes(toy, tmp_path, parsed):
     run = toy(pictures=10)  # noise is the hardest thing to compress
     write_report(tmp_path / "r.html", "Ten", [run])
     size = (tmp_path / "r.html").stat().st_size
     assert 100_000 < size < 5_000_000
     assert len(parsed((tmp_path / "r.html").read_text(encoding="utf-8")).all("img")) == 10
+
+
+def test_one_patient_is_no_patients(toy, parsed):
+    of = {"n": 2}  # two slides of one patient
+    text = render("t", [toy(classes=("a", "b"), of=of, histories={}, parts=())])
+    words = " ".join(" ".join(parsed(text).words).split())
+    assert "2 slides of 1 patient in the test parts" in words
+    assert not re.search(r"\b1 (slides|patients|seeds|folds)\b", words)
 
 
 def test_an_example_keeps_its_own_picture(toy, parsed):

@@ -96,6 +96,20 @@ def test_the_picture_has_a_panel_per_setting_and_stands_alone(result: Any) -> No
     assert {"best on validation", "failed"} <= words
 
 
+def test_numbers_to_choose_from_stand_exactly_over_their_ticks(result: Any) -> None:
+    svg = "{http://www.w3.org/2000/svg}"
+    result["space"]["aggregator.hidden"] = [64, 128]
+    for row in result["trials"]:
+        row["values"]["aggregator.hidden"] = 64 if row["trial"] % 2 else 128
+    root = ElementTree.fromstring(draw_sweep(result))
+    places = {}
+    for key in ("aggregator.hidden", "objective"):
+        group = next(e for e in root.iter(f"{svg}g") if e.get("id") == f"sweep-trials-{key}")
+        places[key] = {round(float(u.attrib["x"]), 2) for u in group.iter(f"{svg}use")}
+    assert len(places["aggregator.hidden"]) == 2  # trials 1 and 3 over 64, trial 0 over 128
+    assert len(places["objective"]) == 3  # words, of which trials step aside
+
+
 def test_every_complete_trial_is_a_point_of_every_panel(result: Any) -> None:
     svg = "{http://www.w3.org/2000/svg}"
     root = ElementTree.fromstring(draw_sweep(result))
