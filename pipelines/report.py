@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.console import Console
-from pipelines.evaluate import load_predictions
 from pipelines.rundir import RunDir
+from pipelines.sources import load_predictions
 from pipelines.summary import names_of, summarise
 from wsi.errors import ConfigError, PredictionsError
 from wsi.evaluation import Predictions, compare, evaluate

@@ -13,8 +13,12 @@ import pandas as pd
 import pytest
 from jsonschema import Draft202012Validator
 
+from wsi.bags.means import BagMeans
 from wsi.evaluation import METRICS, Head, Predictions, by_patient, compare, evaluate
+from wsi.evaluation.floor_scores import conclusion, score_floors
 from wsi.evaluation.predictions import write_predictions
+from wsi.evaluation.site_signal import site_from_features
+from wsi.evaluation.validated import fit_calibration, fit_name
 from wsi.files import publish_json
 from wsi.schemas import NAMES, read_schema
 from wsi.specs import EvaluateSpec
@@ -49,7 +53,11 @@ def made(n: int = 24, seeds: int = 2, sites: int = 2, present: int = 3) -> Predi
         table["y_true"] = ["abc"[(k // 2) % present] for k in range(n)]
         tables.append(table)
     head = Head("training", dict.fromkeys(range(3), (3, 4, 5)))
-    return Predictions(("a", "b", "c"), pd.concat(tables, ignore_index=True), head=head)
+    table = pd.concat(tables, ignore_index=True)
+    rng = np.random.default_rng(n)
+    settled = fit_calibration(np.arange(30) % present, rng.dirichlet(np.ones(3), 30), "abc")
+    fits = {fit_name(fold, seed): settled for fold in range(3) for seed in range(seeds)}
+    return Predictions(("a", "b", "c"), table, head=head, ordered=True, calibration=fits)
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +87,23 @@ def test_schemas_are_schemas(name: Any) -> None:
 )
 def test_metrics_satisfy_their_schema(predictions: Predictions) -> None:
     assert problems(evaluate(predictions, FAST, tuple(METRICS)), "metrics") == []
+
+
+def test_floors_satisfy_the_schema_of_metrics(metrics: dict[str, Any]) -> None:
+    scores = score_floors(made(), {"majority": made(seeds=1)}, FAST, {"majority": "told"})
+    ids = tuple(f"s{k}" for k in range(24))
+    means = BagMeans(ids, np.ones(24, np.int64), np.random.default_rng(0).normal(size=(24, 4)))
+    patients = {s: f"q{k // 2}" for k, s in enumerate(ids)}
+    for sites in ("h0 h1", "h0 h0"):
+        where = {s: sites.split()[k // 2 % 2] for k, s in enumerate(ids)}
+        beside = {
+            "floors": scores,
+            "floors_note": conclusion(scores),
+            "site_from_features": site_from_features(means, where, patients, FAST),
+        }
+        assert problems(metrics | beside, "metrics") == []
+    scores["majority"]["auc"]["run_minus_floor"]["low"] = "NaN"
+    assert len(problems(metrics | beside, "metrics")) == 1
 
 
 def test_every_metric_is_in_the_schema() -> None:
