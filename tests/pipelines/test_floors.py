@@ -184,6 +184,19 @@ def test_where_bags_or_table_are_gone_evaluation_says_why_it_has_no_floors(
     assert found["macro_f1"]["value"] is not None
 
 
+@pytest.mark.parametrize("key", ["bags_sha256", "splits_sha256", "cohort_sha256"])
+def test_floors_are_not_made_of_other_bags_splits_or_tables(
+    run_copy: Path, key: str, said_json: Json
+) -> None:
+    shutil.rmtree(run_copy / "floors")
+    inputs = json.loads((run_copy / "inputs.json").read_text())
+    (run_copy / "inputs.json").write_text(json.dumps(inputs | {key: "0" * 64}))
+    found = said_json(["evaluate", run_copy, *FAST])
+    assert found["floors"] is None
+    assert "no longer" in found["floors_note"]
+    assert not (run_copy / "floors").exists()
+
+
 def test_corrected_labels_are_those_of_floors_too(run_copy: Path, said_json: Json) -> None:
     rows = pd.read_csv(run_copy / "predictions.csv").drop_duplicates("slide_id")
     table = rows[["slide_id", "patient_id", "site"]].assign(label=rows["y_true"])
