@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipelines.console import Console
 from pipelines.rundir import RunDir
-from pipelines.sources import load_predictions
+from pipelines.sources import Foreign, is_ours, load_all, say_own_patients
 from pipelines.summary import names_of, summarise
 from wsi.errors import ConfigError, PredictionsError
 from wsi.evaluation import Predictions, compare, evaluate
@@ -32,11 +32,13 @@ class Options:
         out: the page; beside its scores for a single run when not given.
         metric: what several sources are compared by.
         replicates: of the bootstrap, for tables and comparisons; runs keep their scores.
+        foreign: how tables of other tools read.
     """
 
     out: Path | None = None
     metric: str = "macro_f1"
     replicates: int = 2000
+    foreign: Foreign = field(default_factory=Foreign)
 
 
 def run(sources: Sequence[Path], options: Options, console: Console) -> int:
@@ -49,7 +51,13 @@ def run(sources: Sequence[Path], options: Options, console: Console) -> int:
     named = list(zip(names_of(sources), sources, strict=True))
     for source in sources:
         _check(source)
-    runs = [_summary(source, name, spec, console) for name, source in named]
+    loaded = load_all(sources, options.foreign, console)
+    runs = [
+        summarise(RunDir(source), console, name)
+        if source.is_dir()
+        else _of_table(source, name, predictions, spec, console)
+        for (name, source), predictions in zip(named, loaded, strict=True)
+    ]
     compared, lead = _compared(runs, options.metric, spec, console)
     title = " against ".join(run.name for run in runs)
     write_report(out, title if len(runs) > 1 else f"Run {title}", runs, compared, lead)
@@ -80,10 +88,12 @@ def _check(source: Path) -> None:
             raise ConfigError(f"{source} has no scores yet — run wsi evaluate {source}")
 
 
-def _summary(source: Path, name: str, spec: EvaluateSpec, console: Console) -> RunSummary:
-    if source.is_dir():
-        return summarise(RunDir(source), console, name)
-    predictions = load_predictions(source)
+def _of_table(
+    source: Path, name: str, predictions: Predictions, spec: EvaluateSpec, console: Console
+) -> RunSummary:
+    """Return what a table alone tells."""
+    if not is_ours(source):
+        say_own_patients(source, predictions, console)
     facts = {
         "predictions": f"{source.name}, sha256 {sha256_file(source)[:12]}",
         "labels": predictions.labels_from or "of the table",

@@ -174,6 +174,10 @@ def report(
     *runs: Path,
     out: Path | None = None,
     metric: str = "macro_f1",
+    tool: ForeignTool = None,
+    columns: ForeignColumns = None,
+    classes: str | None = None,
+    invert_softmax: Annotated[bool, Parameter(negative=())] = False,
     replicates: Replicates = 2000,
     common: Common = COMMON,
 ) -> int:
@@ -189,12 +193,21 @@ def report(
         The page; for a single run folder RUN/report.html when not given.
     metric
         What several are compared by.
+    tool
+        The tool that wrote tables which wsi did not: stamp, clam, or csv for any other.
+    columns
+        Where things stand in such a table: slide_id=ID patient_id=CASE y_true=Y p_<class>=COLUMN.
+    classes
+        Its classes in order, a,b,c; needed for CLAM, which numbers them.
+    invert_softmax
+        Undo the second of two softmaxes that its probabilities went through.
     replicates
         Bootstrap replicates for tables and comparisons.
     """
     from pipelines.report import Options, run
 
-    return run(runs, Options(out, metric, replicates), common.console())
+    foreign = _foreign(tool, columns, classes, invert_softmax)
+    return run(runs, Options(out, metric, replicates, foreign), common.console())
 
 
 @app.command(group=LEARN)

@@ -116,7 +116,7 @@ def test_fewer_landmarks_keep_packing_and_order_out_of_the_result(pooling, posit
 
 
 def test_tiles_without_coordinates_are_named_with_what_to_do():
-    with pytest.raises(BagMismatchError, match=r"^0: .*transformer.*position=none"):
+    with pytest.raises(BagMismatchError, match=r"^0: .*transformer.*position to 'none'"):
         made()(packed([(x, None) for x, _ in bags()]))
 
 

@@ -62,6 +62,7 @@ COMMANDS = {
     "list": look.list_,
     "config show": look.config_show,
     "config schema": look.config_schema,
+    "schema": look.schema_,
 }
 HEAVY = ("torch", "torchvision", "timm", "sklearn", "zarr", "lightning_fabric", "matplotlib")
 
