@@ -104,8 +104,9 @@ def _section(index: int, selection: str, result: Json, *, drawn: bool = True) ->
                     f"differences to {found['rival']}, the best rival on validation.",
                 }
             )
-    arms = [run["name"] for run in next(iter(found["metrics"].values()))["runs"]]
-    ncmi = found.get("accuracy_ncmi") if drawn else None
+    compared = list(found["metrics"].values())[:1]  # none, where no rival is left
+    arms = [run["name"] for scores in compared for run in scores["runs"]]
+    ncmi = found.get("accuracy_ncmi") if drawn and arms else None
     against = accuracy_against_ncmi(ncmi, arms, f"s{index}-ncmi")
     if against:
         drawings.append({"svg": against[0], "wide": False, "caption": against[1]})
