@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _THUMBNAIL_PX = 1000
 _EDGE_PX = 520
+_FOOT_TIMES = 2  # two pictures share a column, so each is shown at half its size
 
 
 def slide_pictures(
@@ -101,7 +102,9 @@ class _Drawing:
         model, store = self._model(slide.fold), self._store()
         (found,) = attention_of(model, store.read, [slide.slide_id], tiles=self._tiles)
         outlines = _annotations(path, origin0)
-        picture = draw_attention(thumbnail, found, outlines, mpp=mpp, edge_px=_EDGE_PX)
+        picture = draw_attention(
+            thumbnail, found, outlines, mpp=mpp, edge_px=_EDGE_PX, foot_times=_FOOT_TIMES
+        )
         of = f"slide, and attention of fold {slide.fold}, seed {self._seed}"
         return picture, of + (", annotated lesions dashed" if outlines else "")
 

@@ -243,8 +243,15 @@ def test_outlines_are_dashed_where_they_lie():
     assert (on_line > 200).all(axis=1).any()  # and gaps
 
 
-def test_a_narrow_slide_keeps_its_foot():
-    picture = draw_attention(thumbnail_of(h=700, w=40), grid_of([1.0]), mpp=(0.5, 0.5))
-    assert picture.shape[0] == 700 + FOOT_PX
-    assert picture.shape[1] >= 300
-    assert picture.dtype == np.uint8
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_narrow_slide_keeps_its_foot(times):
+    narrow, wide = (
+        draw_attention(
+            thumbnail_of(h=700, w=w), grid_of([1.0]), mpp=(0.5, 0.5), edge_px=700, foot_times=times
+        )
+        for w in (40, 600)
+    )
+    assert narrow.shape[0] == 700 + FOOT_PX * times
+    # All of the key is there: as many inked pixels as on a wide slide, from the right edge on.
+    key = [(p[-FOOT_PX * times :, -175 * times :] < 128).all(axis=2).sum() for p in (narrow, wide)]
+    assert key[0] == key[1] > 100 * times

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 _SUM_TOLERANCE = 1e-3  # attention comes as float32, of up to 100,000 tiles
 _OPACITY = (0.30, 0.72)  # of the colour over a tile without attention, and with the most
 _FOOT_PX = 40
-_LEAST_WIDTH = 330  # the foot needs it
+_LEAST_WIDTH = 255  # the foot needs it
+_KEY_PX = 90  # of the ramp of colours
 _RAMP = np.asarray(
     cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_VIRIDIS), np.uint8
 )[:, 0, ::-1]
@@ -147,6 +148,7 @@ def draw_attention(
     *,
     mpp: Pair,
     edge_px: int = 700,
+    foot_times: int = 1,
 ) -> RGB:
     """Return uint8 (h, w, 3): the slide in pale grey, its tiles coloured by attention.
 
@@ -158,6 +160,7 @@ def draw_attention(
         outlines: areas in level-0 px drawn with a dashed line, such as known lesions.
         mpp: um per level-0 pixel (x, y).
         edge_px: longer edge of the slide as drawn.
+        foot_times: how much larger its foot is, for a picture that will be shown reduced.
 
     Raises:
         ExplainError: no tile lies on the thumbnail.
@@ -173,7 +176,7 @@ def draw_attention(
     for polygon in get_parts(list(outlines or ())):
         for ring in (polygon.exterior, *polygon.interiors):
             draw_dashed(picture, frame.place(np.asarray(ring.coords)[:, :2]))
-    return _with_foot(picture, frame.um_per_px)
+    return _with_foot(picture, frame.um_per_px, foot_times)
 
 
 def _relative_map(frame: Frame, attention: Attention) -> NDArray[np.float32]:
@@ -205,39 +208,41 @@ def _colours(relative: NDArray[np.float32]) -> RGB:
     return _RAMP[np.rint(relative * 255).astype(np.uint8)]
 
 
-def _with_foot(picture: RGB, um_per_px: float) -> RGB:
+def _with_foot(picture: RGB, um_per_px: float, times: int) -> RGB:
     """Return the picture on white, with a scale bar on the left and the colour key on the right."""
     h, w = picture.shape[:2]
-    width = max(w, _LEAST_WIDTH)
-    canvas = np.full((h + _FOOT_PX, width, 3), 255, np.uint8)
+    width = max(w, _LEAST_WIDTH * times)
+    canvas = np.full((h + _FOOT_PX * times, width, 3), 255, np.uint8)
     left = (width - w) // 2
     canvas[:h, left : left + w] = picture
-    _draw_bar(canvas, h, *scale_bar(um_per_px, w))
-    _draw_key(canvas, h)
+    _draw_bar(canvas, h, *scale_bar(um_per_px, w), times)
+    _draw_key(canvas, h, times)
     return canvas
 
 
-def _draw_bar(canvas: RGB, top: int, length_mm: float, length_px: float) -> None:
+def _draw_bar(canvas: RGB, top: int, length_mm: float, length_px: float, times: int) -> None:
     right = 8 + max(1, round(length_px))
-    canvas[top + 14 : top + 18, 8:right] = INK
-    _write(canvas, f"{length_mm:g} mm", (8, top + 34))
+    canvas[top + 14 * times : top + 18 * times, 8:right] = INK
+    _write(canvas, f"{length_mm:g} mm", (8, top + 34 * times), times)
 
 
-def _draw_key(canvas: RGB, top: int) -> None:
-    right = canvas.shape[1] - 8
-    pale = np.full((120, 3), 0.85 * 255, np.float32)  # as over pale tissue
-    canvas[top + 12 : top + 20, right - 120 : right] = _over(
-        pale, np.linspace(0, 1, 120, dtype=np.float32)
+def _draw_key(canvas: RGB, top: int, times: int) -> None:
+    right, wide = canvas.shape[1] - 8, _KEY_PX * times
+    pale = np.full((wide, 3), 0.85 * 255, np.float32)  # as over pale tissue
+    canvas[top + 12 * times : top + 20 * times, right - wide : right] = _over(
+        pale, np.linspace(0, 1, wide, dtype=np.float32)
     )
-    _write(canvas, "0", (right - 120, top + 34))
-    _write(canvas, "largest", (right - math.ceil(_width("largest")), top + 34))
-    _write(canvas, "attention", (right - 126 - math.ceil(_width("attention")), top + 20))
+    below, beside = top + 34 * times, right - wide - 6 * times
+    _write(canvas, "0", (right - wide, below), times)
+    _write(canvas, "largest", (right - _width("largest", times), below), times)
+    _write(canvas, "attention", (beside - _width("attention", times), top + 20 * times), times)
 
 
-def _write(canvas: RGB, text: str, xy: tuple[int, int]) -> None:
-    cv2.putText(canvas, text, xy, cv2.FONT_HERSHEY_SIMPLEX, 0.42, INK, 1, cv2.LINE_AA)
+def _write(canvas: RGB, text: str, xy: tuple[int, int], times: int) -> None:
+    size = 0.42 * times
+    cv2.putText(canvas, text, xy, cv2.FONT_HERSHEY_SIMPLEX, size, INK, times, cv2.LINE_AA)
 
 
-def _width(text: str) -> float:
-    (width, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.42, 1)
-    return width
+def _width(text: str, times: int) -> int:
+    (width, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.42 * times, times)
+    return math.ceil(width)
