@@ -120,10 +120,11 @@ def test_tables_from_elsewhere_have_neither(toy):
 
 
 def test_what_validation_settled_travels_with_the_table(predictions, tmp_path):
-    write_predictions(replace(predictions, ordered=True), tmp_path / "p.csv")
+    write_predictions(replace(predictions, ordered=True, of_patients=True), tmp_path / "p.csv")
     again = read_predictions(tmp_path / "p.csv")
     assert again.calibration == predictions.calibration
     assert again.ordered
+    assert again.unit == "patient"
 
 
 def test_patients_made_of_slides_have_no_temperature(toy, predictions):
