@@ -27,7 +27,7 @@ from wsi.evaluation import (
     join_labels,
     write_predictions,
 )
-from wsi.evaluation.predictions import changed_labels
+from wsi.evaluation.labels import changed_labels
 from wsi.files import publish_json
 from wsi.findings import few
 from wsi.specs import Config, EvaluateSpec, PatientRule

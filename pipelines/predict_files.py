@@ -16,7 +16,7 @@ from pipelines.predict_models import Member, RunEnsemble
 from pipelines.rundir import holds_other_things
 from wsi.errors import ConfigError
 from wsi.evaluation import Head, Predictions
-from wsi.evaluation.predictions import write_table
+from wsi.evaluation.prediction_files import write_table
 from wsi.files import file_name_of, publish_json, sha256_json
 
 SCHEMA = "wsi-predict/1"

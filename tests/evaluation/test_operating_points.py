@@ -77,7 +77,8 @@ def test_rows_of_a_fit_without_a_threshold_are_left_out_and_told(predictions):
     first = predictions.table[predictions.table["fold"] == 0]
     expected = (first["y_true"] == "a").sum() / 2
     assert point["a"]["youden"]["sensitivity"]["n"] == expected
-    assert "no threshold in fold1-seed0 (why)" in point["a"]["youden"]["note"]
+    told = "no threshold in 2 of 4 fits (why): fold1-seed0, fold1-seed1"
+    assert told in point["a"]["youden"]["note"]
 
 
 def test_without_any_threshold_the_rates_are_null_with_a_reason(predictions):
@@ -119,10 +120,11 @@ def test_tables_from_elsewhere_have_neither(toy):
 
 
 def test_what_validation_settled_travels_with_the_table(predictions, tmp_path):
-    write_predictions(replace(predictions, ordered=True), tmp_path / "p.csv")
+    write_predictions(replace(predictions, ordered=True, of_patients=True), tmp_path / "p.csv")
     again = read_predictions(tmp_path / "p.csv")
     assert again.calibration == predictions.calibration
     assert again.ordered
+    assert again.unit == "patient"
 
 
 def test_patients_made_of_slides_have_no_temperature(toy, predictions):

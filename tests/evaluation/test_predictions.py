@@ -11,7 +11,7 @@ import pytest
 from wsi.cohorts import Cohort, SlideRow
 from wsi.errors import PredictionsError
 from wsi.evaluation import Head, Predictions, join_labels, read_predictions, write_predictions
-from wsi.evaluation.predictions import changed_labels
+from wsi.evaluation.labels import changed_labels
 
 AB = ("a", "b")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,11 @@ def test_grades_are_scored_by_kappa_and_compared_by_it(
     assert run_command(["evaluate", str(run), "--ordered", *FAST, "--out", str(tmp_path)]) == 0
     assert "quadratic_kappa" in capsys.readouterr().out.splitlines()[0]
     pair = [shared_run, shared_mean_run, "--metric", "quadratic_kappa", *FAST]
-    found = said_json(["compare", *pair])
+    assert run_command(["compare", *map(str, pair), "--out", str(tmp_path / "pair")]) == 0
+    found = read(tmp_path / "pair" / "comparison.json")
     assert found["differences"][0]["low"] is not None
-    assert any("normal < itc < macro" in note for note in found["notes"])
+    said = "the classes as grades, normal < itc < macro, which the runs do not say"
+    (note,) = [note for note in found["notes"] if said in note]
+    assert f"note: {note}" in capsys.readouterr().err
+    page = (tmp_path / "pair" / "report.html").read_text(encoding="utf-8")
+    assert f"<li>{escape(note)}</li>" in page

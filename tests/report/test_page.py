@@ -210,7 +210,9 @@ def test_curves_without_validation_say_nothing_about_it(toy, parsed):
     ]
     text = render("t", [toy(histories={"fold0-seed0": rows}, chosen={})])
     assert "training loss" in text
-    assert "validation" not in "".join(parsed(text).words)
+    said = "".join(parsed(text).words)
+    assert said.count("validation") == 1  # by the temperatures, which the table lacks
+    assert "figures at temperatures of validation" in said
 
 
 def test_warnings_are_announced_at_the_top(toy):

@@ -16,7 +16,7 @@ from jsonschema import Draft202012Validator
 from wsi.bags.means import BagMeans
 from wsi.evaluation import METRICS, Head, Predictions, by_patient, compare, evaluate
 from wsi.evaluation.floor_scores import conclusion, score_floors
-from wsi.evaluation.predictions import write_predictions
+from wsi.evaluation.prediction_files import write_predictions
 from wsi.evaluation.site_signal import site_from_features
 from wsi.evaluation.validated import fit_calibration, fit_name
 from wsi.files import publish_json

@@ -6,14 +6,11 @@ from wsi.evaluation.comparison import compare
 from wsi.evaluation.head import Head
 from wsi.evaluation.information import NCMIMetric
 from wsi.evaluation.intervals import Score
+from wsi.evaluation.labels import join_labels
 from wsi.evaluation.metrics import METRICS, Measure, Metric
 from wsi.evaluation.patients import by_patient
-from wsi.evaluation.predictions import (
-    Predictions,
-    join_labels,
-    read_predictions,
-    write_predictions,
-)
+from wsi.evaluation.prediction_files import read_predictions, write_predictions
+from wsi.evaluation.predictions import Predictions
 from wsi.evaluation.scores import evaluate
 from wsi.evaluation.validated import Calibration, fit_calibration
 

@@ -12,6 +12,7 @@ from wsi.evaluation.intervals import FEW_PATIENTS, Interval, bootstrap
 from wsi.evaluation.metrics import defined, mean_defined, ratio
 from wsi.evaluation.sample import Sample
 from wsi.evaluation.validated import RULES, Calibration, fit_name
+from wsi.findings import few
 
 Array = np.ndarray
 
@@ -129,16 +130,27 @@ def _notes(
     calibration: Mapping[str, Calibration], name: str, chosen: Mapping[str, float | None]
 ) -> list[str]:
     notes = []
-    without = [fit for fit, t in chosen.items() if t is None]
-    for fit in without:
-        one = calibration.get(fit)
-        told = one.thresholds[name].reason if one and name in one.thresholds else ""
-        notes.append(f"no threshold in {fit} ({told or (one.reason if one else 'not known')})")
-    seen = [calibration[fit].thresholds[name].positives for fit in chosen if fit not in without]
-    few = [n for n in seen if n < FEW_POSITIVES]
-    if few:
-        span = str(min(few)) if min(few) == max(few) else f"{min(few)} to {max(few)}"
+    for reason, fits in _lacking(calibration, name, chosen).items():
+        notes.append(f"no threshold in {len(fits)} of {len(chosen)} fits ({reason}): {few(fits)}")
+    known = [fit for fit, t in chosen.items() if t is not None]
+    seen = [calibration[fit].thresholds[name].positives for fit in known]
+    short = [n for n in seen if n < FEW_POSITIVES]
+    if short:
+        low, high = min(short), max(short)
+        span = str(low) if low == high else f"{low} to {high}"
         notes.append(
-            f"{len(few)} of {len(seen)} thresholds rest on few validation rows of {name}: {span}"
+            f"{len(short)} of {len(seen)} thresholds rest on few validation rows of {name}: {span}"
         )
     return notes
+
+
+def _lacking(
+    calibration: Mapping[str, Calibration], name: str, chosen: Mapping[str, float | None]
+) -> dict[str, list[str]]:
+    """Return the fits without a threshold for a class, by the reason why."""
+    fits: dict[str, list[str]] = {}
+    for fit in (fit for fit, t in chosen.items() if t is None):
+        one = calibration.get(fit)
+        told = one.thresholds[name].reason if one and name in one.thresholds else ""
+        fits.setdefault(told or (one.reason if one else "not known"), []).append(fit)
+    return fits

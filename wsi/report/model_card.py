@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from wsi.evaluation import METRICS
 from wsi.files import publish_bytes
 from wsi.findings import counted
-from wsi.report import tables
+from wsi.report import tables, validated_tables
 from wsi.report.cells import Cell, Footnotes, Json, Table, interval, metrics_of, percent
 from wsi.report.markdown import table_text
 from wsi.report.summary import RunSummary
@@ -31,6 +31,9 @@ _HUB_TYPES = {
     "brier": "brier_score",
 }
 """What model hubs call our metrics; others keep their names."""
+
+_FEW_CLASSES = 4
+"""Of more, the operating points would be most of the card."""
 
 _SHORTEST_NAME = 3
 _HIDDEN = "…"
@@ -70,6 +73,8 @@ def model_card(run: RunSummary) -> str:
         headline=headline,
         worst=_worst(metrics),
         tables=shown([*by, tables.by_class(metrics), _floors(metrics), tables.by_seed(metrics)]),
+        validated=shown(_validated(metrics)),
+        left_to_report=len(metrics["classes"]) > _FEW_CLASSES and metrics.get("operating_points"),
         limitations=map(said, _limitations(run)),
         usage=bool(run.tags),
     )
@@ -195,6 +200,13 @@ def _floors(metrics: Json) -> Table | None:
     columns = ("Floor", *(METRICS[m].title for m in shown))
     caption = "Floors: what simple rules reach on the same slides"
     return Table(caption, columns, tuple(rows), tuple(notes.texts))
+
+
+def _validated(metrics: Json) -> list[Table | None]:
+    """Return what the temperatures do, and the operating points of few classes."""
+    few = len(metrics["classes"]) <= _FEW_CLASSES
+    points = validated_tables.operating_points(metrics) if few else None
+    return [validated_tables.calibrated(metrics), points]
 
 
 def _limitations(run: RunSummary) -> Sequence[str]:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from wsi.errors import ConfigError
 from wsi.evaluation import METRICS
 from wsi.files import publish_bytes
-from wsi.report import figures, run_figures, slides, tables
+from wsi.report import figures, run_figures, slides, tables, validated_tables
 from wsi.report.accuracy_ncmi import accuracy_against_ncmi
 from wsi.report.cells import Table, interval, percent
 from wsi.report.floor_table import shown_floors
@@ -211,6 +211,15 @@ def _run(index: int, run: RunSummary) -> dict[str, Any]:
             if table
         ],
         "figures": run_figures.beside_each_other(index, run),
+        "validated": [
+            table
+            for table in (
+                validated_tables.calibrated(metrics),
+                validated_tables.operating_points(metrics),
+            )
+            if table
+        ],
+        "uncalibrated": validated_tables.uncalibrated(metrics),
         "panels": run_figures.by_class(index, run),
         "spread": [table for table in spread if table],
         "learning": _learning(index, run),

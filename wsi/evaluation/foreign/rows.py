@@ -14,7 +14,8 @@ import pandas as pd
 from wsi.cohorts.cells import Line, Table
 from wsi.cohorts.rows import PARTS
 from wsi.errors import ConfigError, PredictionsError
-from wsi.evaluation.predictions import SUM_TOLERANCE, Predictions
+from wsi.evaluation.prediction_table import SUM_TOLERANCE
+from wsi.evaluation.predictions import Predictions
 from wsi.evaluation.twice_normalised import doubted
 from wsi.findings import few
 from wsi.registry import suggest

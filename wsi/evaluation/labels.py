@@ -1,0 +1,78 @@
+"""Labels, patients and sites of a cohort table joined to predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from wsi.cohorts import Cohort, SlideRow, match_ids
+from wsi.errors import PredictionsError
+from wsi.evaluation.predictions import Predictions, other_classes
+from wsi.findings import few
+
+
+def join_labels(
+    predictions: Predictions, cohort: Cohort, *, keep_labels: bool = False
+) -> Predictions:
+    """Return the predictions with the labels of a cohort table, its sites and name if missing.
+
+    A slide whose patient is unknown, so that its own id stands there, gets that of the table.
+
+    Args:
+        keep_labels: leave the labels as they are, and take patients and sites alone.
+
+    Raises:
+        PredictionsError: a predicted slide is not in the cohort, has no label or another patient,
+            or the classes differ.
+    """
+    if cohort.classes and tuple(cohort.classes) != predictions.classes:
+        raise PredictionsError(
+            f"predictions have the classes {', '.join(predictions.classes)}, cohort {cohort.name} "
+            f"has {other_classes(predictions.classes, cohort.classes)} — read the cohort with "
+            "the classes of the run"
+        )
+    table = predictions.table.copy()
+    by_id = {row.slide_id: row for row in cohort.rows}
+    meant = {
+        found: by_id[mine] for mine, found in match_ids(cohort, set(table["slide_id"])).items()
+    }
+    _refuse("are not in cohort", cohort, [s for s in table["slide_id"] if s not in meant])
+    if not keep_labels:
+        none = [s for s in table["slide_id"] if not meant[s].label]
+        _refuse("have no label in cohort", cohort, none)
+    rows = [meant[slide_id] for slide_id in table["slide_id"]]
+    # A slide predicted without a table stands for its own patient.
+    known = table["patient_id"] != table["slide_id"]
+    others = [r.slide_id for r, p in zip(rows, table["patient_id"].where(known)) if _differs(r, p)]
+    _refuse("have another patient in cohort", cohort, others)
+    table["patient_id"] = [row.patient_id for row in rows]
+    table["site"] = [kept or row.site or "" for kept, row in zip(table["site"], rows)]
+    table["cohort"] = [kept or cohort.name for kept in table["cohort"]]
+    if keep_labels:
+        return replace(predictions, table=table)
+    table["y_true"] = [row.label or "" for row in rows]
+    return replace(predictions, table=table, labels_from=cohort.labels_from)
+
+
+def changed_labels(before: Predictions, after: Predictions) -> list[tuple[str, str, str]]:
+    """Return slide_id, old and new label of every slide whose known label differs."""
+    old = dict(zip(before.table["slide_id"], before.table["y_true"]))
+    new = dict(zip(after.table["slide_id"], after.table["y_true"]))
+    return [
+        (slide_id, label, new[slide_id])
+        for slide_id, label in sorted(old.items())
+        if label and slide_id in new and new[slide_id] != label
+    ]
+
+
+def _refuse(what: str, cohort: Cohort, slides: Sequence[str]) -> None:
+    if slides:
+        listed = sorted(set(slides))
+        raise PredictionsError(
+            f"{len(listed)} predicted slides {what} {cohort.name}: {few(listed)} — "
+            "use the cohort table of the run"
+        )
+
+
+def _differs(row: SlideRow, patient_id: object) -> bool:
+    return isinstance(patient_id, str) and patient_id != row.patient_id
