@@ -135,46 +135,77 @@ def write_answers(
     cohort: ExternalCohort | None = None,
 ) -> None:
     """Write the tables by model, by seed, and, last, that of the ensemble."""
-    by_fold, together = heads(models)
-    told = {a.slide_id: f"{a.state}: {a.note}" for a in answers if a.p is None}
-    name = cohort.name if cohort else ""
-    rows = [_row(a, p, models.classes, m) for a in answers for m, p in a.by_member.items()]
-    classes = models.classes
-    ordered = models.ordered
-    single = Predictions(
-        classes,
-        _table(rows, classes, name),
-        not_evaluable=told,
-        head=by_fold,
-        ordered=ordered,
-        calibration=models.calibration,
-    )
-    fold_of = folds_of(answers, models)
-    if together is not None and by_fold is not None and any(fold_of.values()):
-        last = max(by_fold.training_counts) + 1
-        known = dict(by_fold.training_counts) | {last: together.training_counts[0]}
-        together = replace(together, training_counts=known)
+    tables = _Tables(answers, models, cohort.name if cohort else "")
     mark = json.loads((out.root / _MARK).read_text(encoding="utf-8"))
     about = mark | external_facts(models, cohort)
-    write_table(single, single.table, out.by_model, {"predict": about})
-    seeds = _by_seed(answers, fold_of, classes)
-    if seeds:
-        rule = "largest mean probability of the models of a seed"
-        table = _table(seeds, classes, name)
-        each = Predictions(classes, table, rule, told, together, ordered=ordered)
-        write_table(each, each.table, out.by_seed, {"predict": about})
+    by_model, by_seed, mean = tables.by_model(), tables.by_seed(), tables.mean()
+    write_table(by_model, by_model.table, out.by_model, {"predict": about})
+    if by_seed is not None:
+        write_table(by_seed, by_seed.table, out.by_seed, {"predict": about})
     else:
         out.by_seed.unlink(missing_ok=True)
         out.by_seed.with_suffix(".json").unlink(missing_ok=True)
-    evaluable = [
-        _row(a, a.p, classes) | {"fold": fold_of[a.slide_id]} for a in answers if a.p is not None
-    ]
-    decision = "largest mean probability of the models"
-    table = _table(evaluable, classes, name)
-    mean = Predictions(classes, table, decision, told, together, ordered=ordered)
     about |= {"run": models.run_dir.root.name, "recipe": dict(models.bags.recipe)}
     about |= {"encoder": dict(models.bags.encoder), "recipe_key": models.bags.key}
     write_table(mean, _whole(mean, answers), out.predictions, {"predict": about})
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """Predictions of the same answers: by model, by seed, and of all models together."""
+
+    answers: Sequence[Answer]
+    models: RunEnsemble
+    cohort: str
+
+    def by_model(self) -> Predictions:
+        """Return a row per slide and model."""
+        classes = self.models.classes
+        rows = [_row(a, p, classes, m) for a in self.answers for m, p in a.by_member.items()]
+        made = self._made(rows, "largest probability", heads(self.models)[0])
+        return replace(made, calibration=self.models.calibration)
+
+    def by_seed(self) -> Predictions | None:
+        """Return a row per slide and seed; None where seeds are not told apart."""
+        rows = _by_seed(self.answers, folds_of(self.answers, self.models), self.models.classes)
+        if not rows:
+            return None
+        rule = "largest mean probability of the models of a seed"
+        seeds = {m.seed for a in self.answers for m in a.by_member}
+        return self._of_several(rows, rule, len(seeds))
+
+    def mean(self) -> Predictions:
+        """Return a row per slide."""
+        fold_of, classes = folds_of(self.answers, self.models), self.models.classes
+        rows = [
+            _row(a, a.p, classes) | {"fold": fold_of[a.slide_id]}
+            for a in self.answers
+            if a.p is not None
+        ]
+        return self._of_several(rows, "largest mean probability of the models", 1)
+
+    def _of_several(self, rows: Sequence[dict[str, Any]], rule: str, parts: int) -> Predictions:
+        """Return means over models, those of a slide taken in so many parts."""
+        most = max((len(a.by_member) for a in self.answers), default=0) // parts
+        note = f"rows are means of up to {most} models, where a row of the run itself is of one"
+        made = self._made(rows, rule, self._head())
+        return replace(made, notes=(note,)) if most > 1 else made
+
+    def _made(self, rows: Sequence[dict[str, Any]], rule: str, head: Head | None) -> Predictions:
+        told = {a.slide_id: f"{a.state}: {a.note}" for a in self.answers if a.p is None}
+        classes, ordered = self.models.classes, self.models.ordered
+        table = _table(rows, classes, self.cohort)
+        return Predictions(classes, table, rule, told, head, ordered=ordered)
+
+    def _head(self) -> Head | None:
+        """Return the head of means over models, with the counts of all folds under its own."""
+        by_fold, together = heads(self.models)
+        several = any(folds_of(self.answers, self.models).values())
+        if together is None or by_fold is None or not several:
+            return together
+        last = max(by_fold.training_counts) + 1
+        known = dict(by_fold.training_counts) | {last: together.training_counts[0]}
+        return replace(together, training_counts=known)
 
 
 def _by_seed(

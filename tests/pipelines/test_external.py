@@ -107,6 +107,9 @@ def test_external_figures_stand_beside_internal_ones(
     ]
     inner, outer = (row["auc"]["value"] for row in found["cohorts"])
     assert found["mean_over_cohorts"]["auc"]["value"] == pytest.approx((inner + outer) / 2)
+    n_folds = len(list(shared_run.glob("fold*-seed0")))
+    told = f"out: rows are means of up to {n_folds} models, where a row of the run itself is of one"
+    assert told in found["notes"]
 
 
 def test_the_sidecars_satisfy_the_published_schema(predicted: Path) -> None:

@@ -134,4 +134,5 @@ def _notes(parts: Sequence[CohortScores]) -> list[str]:
     unsaid = sorted({part.cohort for part in parts if not part.metrics["labels_from"]})
     if unsaid and len(unsaid) < len(parts):
         notes.append(f"nobody said which labels {few(unsaid)} used")
-    return notes
+    own = (f"{part.source}: {note}" for part in parts for note in part.predictions.notes)
+    return [*notes, *dict.fromkeys(own)]
