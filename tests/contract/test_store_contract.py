@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -459,11 +460,15 @@ class StoreContract:
         store.put(bag("a"))
         path = store.root / "a.json"
         sound = path.read_bytes()
-        for position in range(0, len(sound), 3):
-            for replacement in (b"\t", b" ", b"7", bytes([sound[position] ^ 1])):
-                if replacement[0] != sound[position]:
-                    path.write_bytes(sound[:position] + replacement + sound[position + 1 :])
-                    assert store.ids() == [], (position, replacement)
+        with path.open("r+b", buffering=0) as handle:  # in place: quicker than made anew
+            for position in range(0, len(sound), 3):
+                for replacement in (b"\t", b" ", b"7", bytes([sound[position] ^ 1])):
+                    if replacement[0] != sound[position]:
+                        os.pwrite(handle.fileno(), replacement, position)
+                        assert store.ids() == [], (position, replacement)
+                os.pwrite(handle.fileno(), sound[position : position + 1], position)
+            assert store.ids() == ["a"]
+            os.pwrite(handle.fileno(), b" ", 0)
         assert [f.state for f in store.verify_all()] == ["corrupt"]
         with pytest.raises(BagMissingError, match="sidecar"):
             store.read("a")

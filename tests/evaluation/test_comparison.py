@@ -23,20 +23,20 @@ def test_the_difference_is_that_of_the_same_drawn_patients(toy):
     found = compare([("good", good), ("bad", bad)], "micro_f1", QUICK)
     sample = make_sample(good)
     weights = draw_weights(sample.strata, QUICK)
-    differences = []
-    for r in range(400):
-        times = dict(zip(sample.patients, weights[:, r].astype(int)))
-        values = []
-        for predictions in (bad, good):
-            rows = predictions.table
-            rows = rows.loc[rows.index.repeat(rows["patient_id"].map(times))]
-            seeds = [sk.accuracy_score(t["y_true"], t["y_pred"]) for _, t in rows.groupby("seed")]
-            values.append(np.mean(seeds))
-        differences.append(values[0] - values[1])
+    place = {patient: k for k, patient in enumerate(sample.patients)}
+    values = []
+    for predictions in (bad, good):
+        of_seeds = []
+        for _, rows in predictions.table.groupby("seed"):
+            right = (rows["y_true"] == rows["y_pred"]).to_numpy()
+            times = weights[rows["patient_id"].map(place)].astype(int)
+            of_seeds.append([np.repeat(right, times[:, r]).mean() for r in range(400)])
+        values.append(np.mean(of_seeds, axis=0))
+    differences = values[0] - values[1]
     (row,) = found["differences"]
     accuracy = [sk.accuracy_score(x.table["y_true"], x.table["y_pred"]) for x in (bad, good)]
     assert row["value"] == pytest.approx(accuracy[0] - accuracy[1])
-    spread = np.abs(np.array(differences) - row["value"])
+    spread = np.abs(differences - row["value"])
     share = (1 + (spread >= abs(row["value"])).sum()) / 401
     n, sites = len(sample.patients), 3  # of two slides each
     z = stats.norm.isf(share / 2) / np.sqrt(n / (n - sites))

@@ -8,7 +8,7 @@ import pickle
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -342,10 +342,19 @@ def test_processes_side_by_side_change_nothing(
         assert (tmp_path / "run" / name).read_bytes() == (shared_run / name).read_bytes()
 
 
+@pytest.fixture
+def three_threads() -> Iterator[int]:
+    """Torch computes on three threads, as on a user's machine of three cores; tests have one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield 3
+    torch.set_num_threads(before)
+
+
 def test_fits_have_one_thread_unless_told_and_leave_the_rest_as_it_was(
-    shared_study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shared_study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, three_threads: int
 ) -> None:
-    found, before = set(), torch.get_num_threads()
+    found = set()
     loss = "wsi.objectives.cross_entropy.CrossEntropy.after_step"
     monkeypatch.setattr(loss, lambda *step: found.add(torch.get_num_threads()))
     for threads in (1, 2):
@@ -353,7 +362,7 @@ def test_fits_have_one_thread_unless_told_and_leave_the_rest_as_it_was(
         run = tmp_path / str(threads)
         assert shared_study.train(run, *(["--threads", "2"] if threads == 2 else [])) == 0
         assert found == {threads}
-        assert torch.get_num_threads() == before
+        assert torch.get_num_threads() == three_threads
         assert strict_json(run / "inputs.json")["threads"] == threads
         assert strict_json(run / "fold0-seed0" / "done.json")["threads"] == threads
 
