@@ -16,7 +16,16 @@ from wsi.evaluation import METRICS
 from wsi.files import publish_bytes
 from wsi.findings import counted
 from wsi.report import tables, validated_tables
-from wsi.report.cells import Cell, Footnotes, Json, Table, interval, metrics_of, percent
+from wsi.report.cells import (
+    Cell,
+    Footnotes,
+    Json,
+    Table,
+    interval,
+    metrics_of,
+    percent,
+    worst_sites,
+)
 from wsi.report.markdown import table_text
 from wsi.report.summary import RunSummary
 from wsi.report.templates import markdown_template
@@ -180,7 +189,7 @@ def _worst(metrics: Json) -> str:
     worst = metrics.get("worst_site") or {}
     return "; ".join(
         f"{METRICS[name].title} {interval(metrics['by']['site'][found['site']][name])} "
-        f"at {found['site']}"
+        f"at {' and '.join(worst_sites(found))}"
         for name, found in worst.items()
         if name in ("macro_f1", "auc")
     )
