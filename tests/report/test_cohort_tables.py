@@ -53,10 +53,8 @@ def across() -> dict:
 
 def test_markdown_has_a_row_per_cohort_and_the_mean_named_as_such(across) -> None:
     lines = [line for line in markdown(across).splitlines() if line.startswith("|")]
-    assert (
-        "0.750 [0.625, 0.875] | 0.875 [0.750, 1.000] | c & d 0.500 (12 slides, 1 patient; the same at e) | version b"
-        in lines[2]
-    )
+    assert "0.750 [0.625, 0.875] | 0.875 [0.750, 1.000] | c & d 0.500" in lines[2]
+    assert "| c & d 0.500 (12 slides, 1 patient; the same at e) | version b" in lines[2]
     assert lines[3].startswith("| out | run_1 | 40 | 20 | 0.500 [0.375, 0.625] | – | – | as given")
     assert lines[4].startswith("| mean over 2 cohorts |")
     assert "| 0.625 | 0.875 (of 1) |" in lines[4]

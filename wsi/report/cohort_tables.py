@@ -70,7 +70,7 @@ def shown(across: Json) -> tuple[list[str], list[list[str]]]:
                 row["source"],
                 *n,
                 *scores,
-                _worst(worst, across["scored"]),
+                _worst_shown(worst, across["scored"]),
                 row["labels_from"] or "as given",
             ]
         )
@@ -79,7 +79,7 @@ def shown(across: Json) -> tuple[list[str], list[list[str]]]:
     return columns, rows
 
 
-def _worst(worst: Json | None, unit: str) -> str:
+def _worst_shown(worst: Json | None, unit: str) -> str:
     """Return the worst site with its value and size, and the sites that are as bad."""
     if worst is None:
         return UNKNOWN
