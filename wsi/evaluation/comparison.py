@@ -85,7 +85,7 @@ def compare(
                 continue
             pair = samples[name], samples[minus]
             known = training[name] if training[name] == training[minus] else None
-            tests = paired_tests(chosen, *pair, spec.level, known)
+            tests = paired_tests(chosen, *pair, spec.level, known, (name, minus))
             made.append(_difference(name, minus, resampled, samples[base], spec) | {"tests": tests})
         _add_holm(made)
         return made
