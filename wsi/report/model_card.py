@@ -26,6 +26,7 @@ from wsi.report.cells import (
     percent,
     worst_sites,
 )
+from wsi.report.floor_table import site_sentence
 from wsi.report.markdown import table_text
 from wsi.report.summary import RunSummary
 from wsi.report.templates import markdown_template
@@ -82,6 +83,7 @@ def model_card(run: RunSummary) -> str:
         headline=headline,
         worst=_worst(metrics),
         tables=shown([*by, tables.by_class(metrics), _floors(metrics), tables.by_seed(metrics)]),
+        site=said(site_sentence(metrics)),
         validated=shown(_validated(metrics)),
         left_to_report=len(metrics["classes"]) > _FEW_CLASSES and metrics.get("operating_points"),
         limitations=map(said, _limitations(run)),
@@ -204,8 +206,11 @@ def _floors(metrics: Json) -> Table | None:
     notes = Footnotes()
     rows = []
     for name, scores in floors.items():
-        cells = [Cell(interval(scores[m])) for m in shown]
-        rows.append((Cell(name, notes=notes.numbers(scores.get("note", ""))), *cells))
+        first = notes.numbers(scores.get("note", ""))
+        cells = [
+            Cell(interval(scores[m]), notes=notes.numbers(scores[m].get("note", ""))) for m in shown
+        ]
+        rows.append((Cell(name, notes=first), *cells))
     columns = ("Floor", *(METRICS[m].title for m in shown))
     caption = "Floors: what simple rules reach on the same slides"
     return Table(caption, columns, tuple(rows), tuple(notes.texts))
