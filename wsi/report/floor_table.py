@@ -85,6 +85,6 @@ def site_sentence(metrics: Json) -> str:
         f"Mean features tell the {found['n_sites']} sites apart with a balanced accuracy of "
         f"{interval(accuracy)} (chance {accuracy['chance']:.2f}) and an AUC of {interval(auc)} "
         f"(chance 0.50), by patients that the regression has not seen.{left_out}{beware} "
-        "Where this is far above chance, a model can learn any tie between class and site in its training "
-        "slides; read the site floor and the figures of sites left out."
+        "Where this is far above chance, a model can learn any tie between class and site in its "
+        "training slides; read the site floor and the figures of sites left out."
     )
