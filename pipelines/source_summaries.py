@@ -36,12 +36,12 @@ def summary_of(
 
     Args:
         predictions: as they are judged.
-        cohort: the table whose labels they have, when not their own; a run is scored anew then.
+        cohort: the table that was joined to them; a run is scored anew where that changed it.
     """
     if not is_run(source):
         return _of_table(source, name, predictions, spec)
     found = summarise(RunDir(source), console, name)
-    if cohort is None:
+    if cohort is None or _known(found.predictions) == _known(predictions):
         return found
     told = f"{name}: scored with the labels of {cohort.name}; it was trained with its own"
     return replace(
@@ -50,6 +50,12 @@ def summary_of(
         predictions=predictions,
         warnings=[*found.warnings, told],
     )
+
+
+def _known(predictions: Predictions) -> set[tuple[str, ...]]:
+    """Return what is known of each slide."""
+    columns = ["slide_id", "patient_id", "site", "y_true"]
+    return set(predictions.table[columns].itertuples(index=False, name=None))
 
 
 def _of_table(source: Path, name: str, predictions: Predictions, spec: EvaluateSpec) -> RunSummary:
