@@ -151,8 +151,9 @@ def test_floors_are_shown_where_they_were_scored(toy):
     told = {"floors": floors, "floors_note": "above every floor in AUC", "site_from_features": site}
     text = model_card(toy(histories={}, metrics={**run.metrics, **told}))
     assert r"| majority (1) | 0.25 \[0.20, 0.30\] | 0.25 \[0.20, 0.30\] |" in text
-    assert r"| site | 0.25 \[0.20, 0.30\] | 0.25 \[0.20, 0.30\] (2) |" in text
+    assert r"| site | 0.25 \[0.20, 0.30\] | 0.25 \[0.20, 0.30\] (2, 3) |" in text
     assert "2. degenerate interval" in text
+    assert "3. an AUC of the site floor below 0.5" in text
     assert "How well mean features tell the site is unknown: fewer than two sites." in text
     assert "- floors: above every floor in AUC" in text
     assert "majority" not in model_card(run)

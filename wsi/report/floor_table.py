@@ -52,7 +52,7 @@ def floor_table(floors: Json, level: float, run: str = "run") -> Table:
             score = scores[metric]
             difference = score["run_minus_floor"]
             shown = interval(difference, signed=True)
-            remarks = notes.numbers(_remarks(name, metric, score))
+            remarks = notes.numbers(score_remarks(name, metric, score))
             cells += [
                 Cell(interval(score), score["value"], remarks),
                 Cell(shown, difference["value"]),
@@ -62,7 +62,7 @@ def floor_table(floors: Json, level: float, run: str = "run") -> Table:
     return Table(caption, tuple(columns), tuple(rows), tuple(notes.texts))
 
 
-def _remarks(floor: str, metric: str, score: Json) -> str:
+def score_remarks(floor: str, metric: str, score: Json) -> str:
     """Return what to know of a figure: its notes, and why the site's AUC may lie below chance."""
     told = [score["note"]] if score.get("note") else []
     if (floor, metric) == ("site", "auc") and score["value"] is not None and score["value"] < 0.5:
@@ -84,7 +84,7 @@ def site_sentence(metrics: Json) -> str:
     return (
         f"Mean features tell the {found['n_sites']} sites apart with a balanced accuracy of "
         f"{interval(accuracy)} (chance {accuracy['chance']:.2f}) and an AUC of {interval(auc)} "
-        f"(chance 0.50), by patients that the regression has not seen.{left_out}{beware} "
+        f"(chance 0.50), by patients that the regression has not seen.{left_out} "
         "Where this is far above chance, a model can learn any tie between class and site in its "
-        "training slides; read the site floor and the figures of sites left out."
+        f"training slides; read the site floor and the figures of sites left out.{beware}"
     )

@@ -26,7 +26,7 @@ from wsi.report.cells import (
     percent,
     worst_sites,
 )
-from wsi.report.floor_table import site_sentence
+from wsi.report.floor_table import score_remarks, site_sentence
 from wsi.report.markdown import table_text
 from wsi.report.summary import RunSummary
 from wsi.report.templates import markdown_template
@@ -208,7 +208,8 @@ def _floors(metrics: Json) -> Table | None:
     for name, scores in floors.items():
         first = notes.numbers(scores.get("note", ""))
         cells = [
-            Cell(interval(scores[m]), notes=notes.numbers(scores[m].get("note", ""))) for m in shown
+            Cell(interval(scores[m]), notes=notes.numbers(score_remarks(name, m, scores[m])))
+            for m in shown
         ]
         rows.append((Cell(name, notes=first), *cells))
     columns = ("Floor", *(METRICS[m].title for m in shown))
