@@ -12,6 +12,7 @@ from pipelines.evaluate import relabelled, rule_of
 from pipelines.external import told_by, without_leakage
 from pipelines.rundir import RunDir
 from pipelines.scoring import interval
+from pipelines.source_summaries import is_run, summary_of
 from pipelines.sources import Foreign, is_ours, load_all, say_own_patients
 from pipelines.summary import names_of, summarise
 from wsi.errors import ConfigError
@@ -64,13 +65,36 @@ def run(sources: Sequence[Path], options: Options, console: Console) -> int:
             publish_bytes(out / f"comparison.{suffix}", text(result).encode())
         console.say(f"wrote {out / 'comparison.json'}, .md, .csv and .tex")
         write_accuracy_ncmi(out / "accuracy-ncmi.svg", result, console)
-        bare = [s for s in sources if s.is_dir() and is_ours(s) and not RunDir(s).metrics.is_file()]
-        if bare:
-            console.say(f"no report: {bare[0]} has no scores yet — run wsi evaluate {bare[0]}")
-        elif options.level == "slide" and all(s.is_dir() and is_ours(s) for s in sources):
-            write_comparison_report(out / "report.html", dict(named), result, console)
+        _report(out / "report.html", named, loaded, result, options, console)
     console.result(result)
     return 0
+
+
+def _report(
+    path: Path,
+    named: Sequence[tuple[str, Path]],
+    loaded: Sequence[tuple[str, Predictions]],
+    result: dict[str, Any],
+    options: Options,
+    console: Console,
+) -> None:
+    """Write one page about all sources, or say why there is none."""
+    if options.level == "patient":
+        console.say("no report: the page is of slides, and patients were compared")
+        return
+    bare = [s for _, s in named if is_run(s) and not RunDir(s).metrics.is_file()]
+    if bare:
+        console.say(f"no report: {bare[0]} has no scores yet — run wsi evaluate {bare[0]}")
+        return
+    from wsi.report import write_report
+
+    spec = EvaluateSpec(replicates=options.replicates)
+    summaries = [
+        summary_of(source, name, predictions, spec, console, options.cohort)
+        for (name, source), (_, predictions) in zip(named, loaded, strict=True)
+    ]
+    write_report(path, " against ".join(name for name, _ in named), summaries, result)
+    console.say(f"report: {path}")
 
 
 def _loaded(

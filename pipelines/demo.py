@@ -19,7 +19,7 @@ from pipelines import compare, preprocess, train
 from pipelines.config import load_config
 from pipelines.console import Console
 from pipelines.rundir import RunDir
-from pipelines.scoring import interval
+from pipelines.scoring import interval, refresh_card
 from pipelines.sources import load_predictions
 from pipelines.summary import read_history
 from pipelines.workers import processes
@@ -197,6 +197,8 @@ def _report(out: Path, found: dict[str, Found], console: Console) -> dict[str, A
         "nothing about which loss is better."
     )
     hushed = Console(hushed=True, log=out / "run.log")
+    for root in runs.values():
+        refresh_card(RunDir(root), hushed)
     compare.write_comparison_report(
         out / "report.html", runs, result, hushed, lead, "wsi demo", NEXT
     )

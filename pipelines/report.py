@@ -8,20 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.console import Console
+from pipelines.evaluate import relabelled
 from pipelines.rundir import RunDir
+from pipelines.source_summaries import summary_of
 from pipelines.sources import Foreign, is_ours, load_all, say_own_patients
-from pipelines.summary import names_of, summarise
+from pipelines.summary import names_of
 from wsi.errors import ConfigError, PredictionsError
-from wsi.evaluation import Predictions, compare, evaluate
+from wsi.evaluation import Predictions, compare
 from wsi.evaluation.metrics import metric_named
-from wsi.files import sha256_file
 from wsi.report import RunSummary, write_model_card, write_report
 from wsi.specs import EvaluateSpec
-
-_KNOWN_FROM_TABLE = (
-    "only predictions are known of it, not how the model was made, nor whether it has seen these "
-    "slides or others of the same patients in training"
-)
 
 
 @dataclass(frozen=True)
@@ -33,12 +29,16 @@ class Options:
         metric: what several sources are compared by.
         replicates: of the bootstrap, for tables and comparisons; runs keep their scores.
         foreign: how tables of other tools read.
+        cohort: table of labels and patients, joined to all sources.
+        label: its column, when not that of the first run.
     """
 
     out: Path | None = None
     metric: str = "macro_f1"
     replicates: int = 2000
     foreign: Foreign = field(default_factory=Foreign)
+    cohort: Path | None = None
+    label: str | None = None
 
 
 def run(sources: Sequence[Path], options: Options, console: Console) -> int:
@@ -46,32 +46,44 @@ def run(sources: Sequence[Path], options: Options, console: Console) -> int:
     if not sources:
         raise ConfigError("nothing to report — give run folders or predictions.csv files")
     metric_named(options.metric)
-    out = _target(sources, options.out)
+    out = _target(sources, options)
     spec = EvaluateSpec(replicates=options.replicates)
     named = list(zip(names_of(sources), sources, strict=True))
     for source in sources:
         _check(source)
-    loaded = load_all(sources, options.foreign, console)
     runs = [
-        summarise(RunDir(source), console, name)
-        if source.is_dir()
-        else _of_table(source, name, predictions, spec, console)
-        for (name, source), predictions in zip(named, loaded, strict=True)
+        summary_of(source, name, predictions, spec, console, options.cohort)
+        for (name, source), predictions in zip(named, _loaded(sources, options, console))
     ]
     compared, lead = _compared(runs, options.metric, spec, console)
     title = " against ".join(run.name for run in runs)
     write_report(out, title if len(runs) > 1 else f"Run {title}", runs, compared, lead)
     console.say(f"report: {out}")
-    cards = [
-        _card(source, one, console) for (_, source), one in zip(named, runs) if source.is_dir()
-    ]
+    cards = []
+    if options.cohort is None:  # a card tells the scores that lie beside it
+        cards = [_card(s, one, console) for s, one in zip(sources, runs) if s.is_dir()]
     console.result({"report": str(out), "model_cards": [str(card) for card in cards]})
     return 0
 
 
-def _target(sources: Sequence[Path], out: Path | None) -> Path:
+def _loaded(sources: Sequence[Path], options: Options, console: Console) -> list[Predictions]:
+    """Return the predictions of each source, with the labels and patients of the cohort."""
+    ready = []
+    for source, predictions in zip(sources, load_all(sources, options.foreign, console)):
+        if options.cohort is not None:
+            predictions = relabelled(predictions, options.cohort, options.label, source, console)
+        if not is_ours(source):
+            say_own_patients(source, predictions, console)
+        ready.append(predictions)
+    return ready
+
+
+def _target(sources: Sequence[Path], options: Options) -> Path:
+    out = options.out
+    if options.label is not None and options.cohort is None:
+        raise ConfigError("--label names a column of a table — give the table with --cohort")
     if out is None:
-        if len(sources) > 1 or not sources[0].is_dir():
+        if options.cohort is not None or len(sources) > 1 or not sources[0].is_dir():
             raise ConfigError("say where the page goes: --out report.html")
         return RunDir(sources[0]).report
     if out.is_dir() or out.suffix.lower() not in (".html", ".htm"):
@@ -86,32 +98,6 @@ def _check(source: Path) -> None:
         run_dir.read_inputs()
         if not run_dir.metrics.is_file():
             raise ConfigError(f"{source} has no scores yet — run wsi evaluate {source}")
-
-
-def _of_table(
-    source: Path, name: str, predictions: Predictions, spec: EvaluateSpec, console: Console
-) -> RunSummary:
-    """Return what a table alone tells."""
-    if not is_ours(source):
-        say_own_patients(source, predictions, console)
-    facts = {
-        "predictions": f"{source.name}, sha256 {sha256_file(source)[:12]}",
-        "labels": predictions.labels_from or "of the table",
-        "decision": predictions.decision,
-    }
-    return RunSummary(
-        name=name,
-        metrics=evaluate(predictions, spec),
-        predictions=predictions,
-        facts=facts,
-        warnings=[f"{name}: {_KNOWN_FROM_TABLE}"],
-        ids=_ids(predictions),
-    )
-
-
-def _ids(predictions: Predictions) -> frozenset[str]:
-    table = predictions.table
-    return frozenset([*table["slide_id"], *table["patient_id"], *predictions.not_evaluable])
 
 
 def _compared(

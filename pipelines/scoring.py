@@ -117,9 +117,11 @@ def information_line(found: dict[str, Any]) -> str:
         told += f" ({BELOW_ZERO})" if mi["value"] < 0 else ""
     if ncmi["ncmi"] is None:
         return f"{told}; NCMI {ncmi['note']}"
+    beware = f"; {ncmi['note']}" if ncmi["note"] else ""
     return (
         f"{told}; NCMI {ncmi['ncmi']:.3f} = CMI {ncmi['cmi']:.3f} / separation "
         f"{ncmi['separation']:.3f}, not comparable across classes, temperatures or simplex maps"
+        f"{beware}"
     )
 
 

@@ -19,6 +19,12 @@ from wsi.bags import TileFilter
 from wsi.report import RunSummary
 from wsi.specs import Config
 
+_RULES = {
+    "own": "own (the probabilities come from the objective's own rule)",
+    "class_mean": "class_mean (from distances to the mean embedding of each class)",
+    "probe": "probe (from a logistic regression on the embeddings)",
+}
+
 
 def summarise(
     run_dir: RunDir, console: Console, name: str = "", *, draw: bool = True
@@ -99,7 +105,9 @@ def _facts(
 def _decision(done: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Return which rule decided in how many fits; nothing for runs that did not note it."""
     rules = Counter(facts["rule"] for facts in done if "rule" in facts)
-    told = ", ".join(f"{rule} in {counted(n, 'fit')}" for rule, n in rules.most_common())
+    told = ", ".join(
+        f"{_RULES.get(rule, rule)} in {counted(n, 'fit')}" for rule, n in rules.most_common()
+    )
     return {"decision rule": told} if told else {}
 
 

@@ -158,7 +158,7 @@ def compare(
     invert_softmax
         Undo the second of two softmaxes that its probabilities went through.
     out
-        Write the comparison, accuracy against NCMI as SVG, and a report of all runs here.
+        Write the comparison, accuracy against NCMI as SVG, and of slides a report of all here.
     replicates
         Bootstrap replicates.
     """
@@ -174,6 +174,8 @@ def report(
     *runs: Path,
     out: Path | None = None,
     metric: str = "macro_f1",
+    cohort: Path | None = None,
+    label: str | None = None,
     tool: ForeignTool = None,
     columns: ForeignColumns = None,
     classes: str | None = None,
@@ -193,6 +195,10 @@ def report(
         The page; for a single run folder RUN/report.html when not given.
     metric
         What several are compared by.
+    cohort
+        Join labels, patients and sites from this table first; no model card is written then.
+    label
+        Column of that table; the label column of the run when not given.
     tool
         The tool that wrote tables which wsi did not: stamp, clam, or csv for any other.
     columns
@@ -207,7 +213,7 @@ def report(
     from pipelines.report import Options, run
 
     foreign = _foreign(tool, columns, classes, invert_softmax)
-    return run(runs, Options(out, metric, replicates, foreign), common.console())
+    return run(runs, Options(out, metric, replicates, foreign, cohort, label), common.console())
 
 
 @app.command(group=LEARN)

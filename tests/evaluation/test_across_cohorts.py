@@ -79,3 +79,14 @@ def test_what_two_cohorts_share_and_how_they_differ_is_said(toy) -> None:
     assert "20 patients have the same id" in notes
     assert "x: largest probability; y: by a threshold" in notes
     assert "nobody said which labels x used" in notes
+
+
+def test_a_class_that_a_cohort_lacks_is_said_and_worst_sites_have_their_size(toy) -> None:
+    whole = toy(n=120, C=3, seeds=1)
+    lacking = renamed(replace(whole, table=whole.table.loc[whole.table["y_true"] != "c"]), "x")
+    found = across_cohorts([part(whole, "full"), part(lacking, "part")])
+    (note,) = [note for note in found["notes"] if "counts 0 in macro-F1" in note]
+    assert note.startswith("part: no slide of c,")
+    worst = found["cohorts"][0]["worst_site"]["macro_f1"]
+    of_site = whole.table.loc[whole.table["site"] == worst["site"]]
+    assert (worst["n"], worst["n_patients"]) == (len(of_site), of_site["patient_id"].nunique())

@@ -208,3 +208,31 @@ def test_an_estimate_below_0_says_that_no_information_is_shown(toy):
     assert "below 0 no information is shown" in found["mi"]["note"]
     assert "(below 0 no information is shown)" in information_line(found)
     assert "below 0" not in block(toy())["mi"]["note"]
+
+
+def one_sided(n: int, spread: float, right: bool) -> Predictions:
+    """Two thirds are a, and all are decided a, or each as it is."""
+    y = np.arange(n) % 3 == 0
+    p_b = np.where(y, 0.5 + spread, 0.5 - spread) if right else 0.3 + spread * y
+    table = pd.DataFrame({"p_a": 1 - p_b, "p_b": p_b})
+    table["slide_id"] = table["patient_id"] = [f"s{k}" for k in range(n)]
+    table["y_true"] = np.where(y, "b", "a")
+    return Predictions(("a", "b"), table)
+
+
+@pytest.mark.parametrize(
+    ("predictions", "apart", "better"),
+    [
+        (one_sided(30, 0.3, right=True), True, True),
+        (one_sided(30, 0.001, right=True), False, True),
+        (one_sided(30, 0.19, right=False), True, False),
+        (one_sided(30, 0.001, right=False), False, False),
+    ],
+)
+def test_a_small_ncmi_of_a_useless_model_is_no_praise(predictions, apart, better):
+    found = block(predictions)
+    assert found["ncmi"]["ncmi"] == pytest.approx(0, abs=1e-6)
+    for key in ("ncmi", "ncmi_balanced"):
+        assert ("predictions hardly differ" in found[key]["note"]) is not apart
+        assert ("accuracy is not above" in found[key]["note"]) is not better
+    assert ("means nothing" in information_line(found)) is not (apart and better)

@@ -131,14 +131,14 @@ def test_mcnemar_is_the_binomial_of_the_slides_that_only_one_run_gets_right():
     one = two_classes([0.1] * 15 + [0.9] * 5)  # right on the first 15
     other = two_classes([0.1] * 8 + [0.9] * 10 + [0.1] * 2)  # on the first 8 and the last 2
     y = np.r_[y[:-1], 1]  # a slide of the other class, so that both exist
-    ours = mcnemar(sample_of(y, one), sample_of(y, other))
+    ours = mcnemar(sample_of(y, one), sample_of(y, other), ("ncmi", "ce"))
     right_one, right_other = (p.argmax(1) == y for p in (one, other))
     b, c = (right_one & ~right_other).sum(), (~right_one & right_other).sum()
     tail = sum(math.comb(b + c, k) for k in range(min(b, c) + 1)) / 2 ** (b + c)
     assert ours.p == pytest.approx(min(1, 2 * tail))
     assert ours.value == pytest.approx((b - c) / 20)
     slides = "1 slide" if b == 1 else f"{b} slides"
-    assert f"{slides} right in this run only, {c} in the other only" in ours.note
+    assert f"{slides} right in ncmi only, {c} in ce only" in ours.note
 
 
 def test_mcnemar_says_what_it_takes_as_independent():

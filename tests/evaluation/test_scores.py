@@ -134,6 +134,21 @@ def test_the_worst_site_is_the_worst_in_the_sense_of_the_metric(toy):
         assert found["worst_site"][name]["value"] == pick(s[name]["value"] for s in sites.values())
 
 
+def test_equally_bad_sites_are_all_named_and_equal_ones_none(toy):
+    base = toy(C=2, seeds=1)
+    right = {"a": "a", "b": "b"}
+    rows = base.table.assign(y_pred=base.table["y_true"].map(right))
+    sites = sorted(set(rows["site"]))
+    assert len(sites) > 2
+    wrong = rows["site"].isin(sites[1:])
+    flipped = rows.assign(
+        y_pred=rows["y_pred"].mask(wrong, rows["y_true"].map({"a": "b", "b": "a"}))
+    )
+    worst = evaluate(Predictions(base.classes, flipped), QUICK)["worst_site"]
+    assert worst["macro_f1"] == {"site": sites[1], "value": 0.0, "sites": sites[1:]}
+    assert "macro_f1" not in evaluate(Predictions(base.classes, rows), QUICK)["worst_site"]
+
+
 def test_confusion_rows_are_the_true_classes(toy):
     predictions = toy(seeds=1)
     table = predictions.table

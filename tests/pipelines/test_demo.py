@@ -136,6 +136,7 @@ def test_the_demo_shows_what_it_claims_without_a_network(tmp_path: Path) -> None
         assert said["top_tiles_in_lesions"][name]["share"] >= 0.80
         assert said["top_tiles_in_lesions"][name]["slides"] == 24
         assert 0.45 < macro_f1(out / "runs" / name) < 1.0
+        assert "## Limitations" in (out / "runs" / name / "model-card.md").read_text()
         assert macro_f1(out / "runs" / name) > macro_f1(out / "runs" / "mean-pooling")
     shown = {run["name"]: run["value"] for run in said["comparison"]["runs"]}
     assert shown == {name: pytest.approx(macro_f1(out / "runs" / name)) for name in shown}

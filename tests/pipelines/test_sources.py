@@ -15,6 +15,7 @@ from scipy.special import softmax
 from sklearn.metrics import f1_score, log_loss
 
 from pipelines.cli import run_command
+from tests.report.conftest import Page
 
 Json = Callable[..., Any]
 Refused = Callable[..., str]
@@ -115,15 +116,66 @@ def test_a_run_is_compared_by_patient_with_stamp(
         )
     assert theirs["value"] == pytest.approx(np.mean(expected))
     assert (tmp_path / "c" / "comparison.md").is_file()
+    assert not (tmp_path / "c" / "report.html").exists()
 
 
 def test_a_run_is_compared_with_clam_once_patients_are_known(
-    shared_run: Path, clam: Path, shared_study: Any, said_json: Json, refused: Refused
+    shared_run: Path,
+    clam: Path,
+    shared_study: Any,
+    tmp_path: Path,
+    said_json: Json,
+    refused: Refused,
 ) -> None:
     given = ["compare", shared_run, clam, "--from", "clam", *NAMED, *FAST]
     assert "different patients" in refused(given, 5)
-    found = said_json([*given, "--cohort", shared_study.cohort])
+    out = tmp_path / "c"
+    found = said_json([*given, "--cohort", shared_study.cohort, "--out", out])
     assert found["runs"][1]["value"] == pytest.approx(found["runs"][0]["by_seed"]["0"])
+    page = Page((out / "report.html").read_text(encoding="utf-8"))
+    words = " ".join(" ".join(page.words).split())
+    assert f"{clam.name}: only predictions are known of it" in words
+    assert "scored with the labels of" not in words  # they are the run's own
+    shown = {row[0]: row[1:3] for row in page.rows if len(row) == 3}
+    ours, theirs = (cell.split(" ")[0] for cell in shown["macro-F1"])
+    assert [ours, theirs] == [f"{run['value']:.2f}" for run in found["runs"]]
+
+
+def test_a_page_of_a_table_takes_patients_of_a_cohort(
+    first_seed: pd.DataFrame,
+    shared_study: Any,
+    tmp_path: Path,
+    refused: Refused,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    first_seed[["slide_id", "y_true", *P]].to_csv(tmp_path / "t.csv", index=False)
+    given = ["report", tmp_path / "t.csv", "--from", "csv", "--cohort", shared_study.cohort]
+    assert "--out report.html" in refused(given, 2)
+    assert "--cohort" in refused(["report", tmp_path / "t.csv", "--label", "x"], 2)
+    capsys.readouterr()
+    assert run_command([*map(str, given), "--out", str(tmp_path / "p.html"), *FAST]) == 0
+    assert "no patient is known" not in capsys.readouterr().err
+    assert "27 slides of 18 patients" in (tmp_path / "p.html").read_text(encoding="utf-8")
+
+
+def test_a_run_on_a_page_with_other_labels_keeps_its_card(
+    run_copy: Path, shared_study: Any, tmp_path: Path
+) -> None:
+    changed = pd.read_csv(shared_study.cohort)
+    changed["label"] = changed["label"].iloc[::-1].to_numpy()
+    changed.to_csv(tmp_path / "other.csv", index=False)
+    card = (run_copy / "model-card.md").read_bytes()
+    given = ["report", run_copy, "--cohort", tmp_path / "other.csv", "--out", tmp_path / "p.html"]
+    assert run_command([*map(str, given), *FAST]) == 0
+    assert (run_copy / "model-card.md").read_bytes() == card
+    truth = changed.set_index("slide_id")["label"]
+    table = pd.read_csv(run_copy / "predictions.csv")
+    right = (truth.loc[table["slide_id"]].to_numpy() == table["y_pred"]).mean()
+    page = Page((tmp_path / "p.html").read_text(encoding="utf-8"))
+    rows = page.rows
+    assert "scored with the labels of other.csv" in " ".join(page.words)
+    (shown,) = {row[1].split(" ")[0] for row in rows if row and row[0].startswith("micro-F1")}
+    assert shown == f"{right:.2f}"
 
 
 def test_twice_normalised_tables_are_doubted_and_inverted_on_request(

@@ -9,6 +9,7 @@ import pytest
 
 from wsi.evaluation import Predictions, compare
 from wsi.report.comparison_tables import csv_text, latex, markdown
+from wsi.report.markdown import escaped
 from wsi.specs import EvaluateSpec
 
 SPEC = EvaluateSpec(replicates=200)
@@ -50,6 +51,15 @@ def test_markdown_has_as_many_cells_in_every_row_whatever_runs_are_called(compar
     assert len(lines) == 2 + len(RUNS)
     assert {line.count("|") for line in lines} == {6}
     assert "60 slides of 30 patients" in markdown(comparison)
+
+
+def test_notes_of_the_comparison_stand_under_its_tables(comparison):
+    assert comparison["notes"]
+    noted = comparison | {"notes": ["3% of a_b", "# two\nlines"]}
+    assert markdown(noted).endswith("\n\n- 3% of a\\_b\n- \\# two lines\n")
+    assert latex(noted).endswith("\n% note: 3\\% of a\\_b\n% note: \\# two lines\n")
+    for note in comparison["notes"]:
+        assert f"- {escaped(note)}" in markdown(comparison).splitlines()
 
 
 def test_latex_escapes_what_latex_would_take_for_itself(comparison):

@@ -12,7 +12,7 @@ import pytest
 from tests.report.test_figures import points, texts
 from wsi.evaluation.curves import GRID, Curve
 from wsi.report import curve_figures
-from wsi.report.run_figures import beside_each_other
+from wsi.report.run_figures import beside_each_other, by_class
 
 CURVE = Curve(
     x=np.array([0, 0, 0.25, 0.25, 1]),
@@ -80,3 +80,13 @@ def test_the_reliability_diagram_counts_slides_and_is_hollow_without_an_interval
     marks = [g for k in (0, 1) for g in root.iter() if g.get("id") == f"u-bin-{k}"]
     filled = ["#0072b2" in ET.tostring(g, "unicode").partition("fill:")[2][:9] for g in marks]
     assert filled == [True, False]
+
+
+def test_captions_of_curves_over_folds_say_that_the_table_pools_them(toy):
+    for panels in by_class(0, toy()):
+        assert "The table by class pools the folds" in panels.caption
+    of_one = toy()
+    table = of_one.predictions.table.assign(fold=0)
+    alone = replace(of_one, predictions=replace(of_one.predictions, table=table))
+    for panels in by_class(0, alone):
+        assert "pools the folds" not in panels.caption

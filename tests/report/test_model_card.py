@@ -145,11 +145,19 @@ def test_floors_are_shown_where_they_were_scored(toy):
     run = toy(histories={})
     score = {"value": 0.25, "low": 0.2, "high": 0.3, "n": 36, "n_patients": 18, "note": ""}
     floors = {"majority": {"macro_f1": score, "auc": score, "note": "every slide is normal"}}
-    told = {"floors": floors, "floors_note": "above every floor in AUC"}
+    noted = score | {"note": "degenerate interval"}
+    floors["site"] = {"macro_f1": score, "auc": noted, "note": ""}
+    site = {"auc": None, "balanced_accuracy": None, "note": "fewer than two sites"}
+    told = {"floors": floors, "floors_note": "above every floor in AUC", "site_from_features": site}
     text = model_card(toy(histories={}, metrics={**run.metrics, **told}))
     assert r"| majority (1) | 0.25 \[0.20, 0.30\] | 0.25 \[0.20, 0.30\] |" in text
+    assert r"| site | 0.25 \[0.20, 0.30\] | 0.25 \[0.20, 0.30\] (2, 3) |" in text
+    assert "2. degenerate interval" in text
+    assert "3. an AUC of the site floor below 0.5" in text
+    assert "How well mean features tell the site is unknown: fewer than two sites." in text
     assert "- floors: above every floor in AUC" in text
     assert "majority" not in model_card(run)
+    assert "mean features" not in model_card(run)
 
 
 def test_the_same_run_gives_the_same_bytes(run, tmp_path):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+
 import pytest
 
-from wsi.evaluation import compare
+from wsi.evaluation import compare, evaluate
 from wsi.report import PartRow, cells, tables
+from wsi.specs import EvaluateSpec
 
 
 @pytest.mark.parametrize(
@@ -46,6 +50,31 @@ def test_the_worst_site_is_marked_where_sites_differ(toy):
         values = {site: group[name]["value"] for site, group in sites.items()}
         worst = [min(values, key=lambda site: values[site])]
         assert marked == (worst if len(set(values.values())) > 1 else [])
+
+
+def test_all_sites_of_the_worst_value_are_marked(toy):
+    metrics = copy.deepcopy(toy().metrics)
+    for site, value in (("c0", 0.0), ("c1", 0.5), ("c2", 0.0)):
+        metrics["by"]["site"][site]["macro_f1"]["value"] = value
+    metrics["worst_site"]["macro_f1"] = {"site": "c0", "value": 0.0, "sites": ["c0", "c2"]}
+    table = tables.by_group(metrics, "site")
+    assert table is not None
+    assert [row[0].text for row in table.rows if row[3].remark == "worst"] == ["c0", "c2"]
+    assert not table.summary
+
+
+def test_slides_without_a_site_are_counted_below_the_sites(toy):
+    base = toy(of={"n": 40}).predictions
+    blank = base.table["slide_id"].isin(["s000", "s001", "s002"])
+    rows = base.table.assign(site=base.table["site"].mask(blank, ""))
+    metrics = evaluate(replace(base, table=rows), EvaluateSpec(replicates=100))
+    table = tables.by_group(metrics, "site")
+    assert table is not None
+    (last,) = table.summary
+    assert [cell.text for cell in last[:2]] == ["no site", "3"]
+    (number,) = last[0].notes
+    assert table.notes[number - 1].startswith("3 slides have no site")
+    assert len(last) == len(table.columns)
 
 
 def test_groups_that_are_not_named_make_no_table(toy):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from wsi.evaluation import METRICS, Head, Predictions, by_patient, compare, eval
 from wsi.evaluation.floor_scores import conclusion, score_floors
 from wsi.evaluation.prediction_files import write_predictions
 from wsi.evaluation.site_signal import site_from_features
+from wsi.evaluation.staging import METRICS_OF_STAGES, STAGES
 from wsi.evaluation.validated import fit_calibration, fit_name
 from wsi.files import publish_json
 from wsi.schemas import NAMES, read_schema
@@ -89,6 +91,23 @@ def test_metrics_satisfy_their_schema(predictions: Predictions) -> None:
     assert problems(evaluate(predictions, FAST, tuple(METRICS)), "metrics") == []
 
 
+@pytest.mark.parametrize("ordered", [True, False])
+def test_default_metrics_satisfy_their_schema(ordered: bool) -> None:
+    made_so = replace(made(sites=3), ordered=ordered)
+    assert problems(evaluate(made_so, FAST), "metrics") == []
+
+
+def test_metrics_of_stages_satisfy_their_schema_though_they_have_no_probabilities() -> None:
+    k = np.arange(20)
+    table = pd.DataFrame({f"p_{s}": (k % 5 == i) * 1.0 for i, s in enumerate(STAGES)})
+    table = table.assign(
+        slide_id=k.astype(str), patient_id=k.astype(str), y_true=[STAGES[j % 4] for j in k]
+    )
+    found = evaluate(Predictions(STAGES, table), FAST, METRICS_OF_STAGES)
+    assert problems(found, "metrics") == []
+    assert problems(found | {"classes": ["v", "w", "x", "y", "z"]}, "metrics") != []
+
+
 def test_floors_satisfy_the_schema_of_metrics(metrics: dict[str, Any]) -> None:
     scores = score_floors(made(), {"majority": made(seeds=1)}, FAST, {"majority": "told"})
     ids = tuple(f"s{k}" for k in range(24))
@@ -138,6 +157,10 @@ BROKEN: dict[str, Break] = {
     "key missing": lambda m: m["macro_f1"].pop("n_patients"),
     "unknown block": lambda m: m.update(makro_f1={}),
     "another schema": lambda m: m.update(schema="wsi-metrics/2"),
+    "headline metric missing": lambda m: m.pop("macro_f1"),
+    "no AUC": lambda m: m.pop("auc"),
+    "grades without kappa": lambda m: m.pop("quadratic_kappa"),
+    "worst site without its ties": lambda m: m["worst_site"]["macro_f1"].pop("sites"),
     "one class": lambda m: m.update(classes=["a"]),
     "negative count": lambda m: m["coverage"].update(total=-1),
 }

@@ -69,8 +69,8 @@ def across_cohorts(parts: Sequence[CohortScores]) -> dict[str, Any]:
 
 def _row(part: CohortScores, names: Sequence[str]) -> dict[str, Any]:
     metrics = part.metrics
+    worst = metrics["worst_site"]
     scores = {name: {key: metrics[name].get(key) for key in _KEPT} for name in names}
-    worst = {name: found for name in names if (found := metrics["worst_site"].get(name))}
     return {
         "cohort": part.cohort,
         "source": part.source,
@@ -81,8 +81,15 @@ def _row(part: CohortScores, names: Sequence[str]) -> dict[str, Any]:
         "sites": len(metrics["by"].get("site", {})),
         "coverage": metrics["coverage"]["fraction"],
         **scores,
-        "worst_site": worst,
+        "worst_site": {name: _worst(metrics, name) for name in names if name in worst},
     }
+
+
+def _worst(metrics: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return the worst site of a metric with the size of the first of them."""
+    found = metrics["worst_site"][name]
+    group = metrics["by"]["site"][found["site"]]
+    return found | {key: group[key] for key in ("n", "n_patients")}
 
 
 def _mean(parts: Sequence[CohortScores], name: str) -> dict[str, Any]:
@@ -134,5 +141,12 @@ def _notes(parts: Sequence[CohortScores]) -> list[str]:
     unsaid = sorted({part.cohort for part in parts if not part.metrics["labels_from"]})
     if unsaid and len(unsaid) < len(parts):
         notes.append(f"nobody said which labels {few(unsaid)} used")
+    for part in parts:
+        absent = [name for name, of in part.metrics["per_class"].items() if not of["support"]]
+        if absent:
+            notes.append(
+                f"{part.cohort}: no {part.metrics['scored']} of {few(absent)}, which counts 0 in "
+                "macro-F1, so that it is not of the same classes as elsewhere"
+            )
     own = (f"{part.source}: {note}" for part in parts for note in part.predictions.notes)
     return [*notes, *dict.fromkeys(own)]

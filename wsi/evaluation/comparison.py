@@ -85,7 +85,7 @@ def compare(
                 continue
             pair = samples[name], samples[minus]
             known = training[name] if training[name] == training[minus] else None
-            tests = paired_tests(chosen, *pair, spec.level, known)
+            tests = paired_tests(chosen, *pair, spec.level, known, (name, minus))
             made.append(_difference(name, minus, resampled, samples[base], spec) | {"tests": tests})
         _add_holm(made)
         return made
@@ -235,7 +235,7 @@ def refuse_other_slides(base: str, first: Sample, name: str, other: Sample) -> N
     if first.unit != other.unit:
         raise PredictionsError(
             f"{base} predicts {first.unit}s, {name} {other.unit}s — compare patients: "
-            "--level patient brings slides to their patients"
+            "`wsi compare --level patient` brings slides to their patients"
         )
     for what, of_sample in (("slides", _slides), ("patients", _patients), ("labels", _labels)):
         mine, theirs = of_sample(first), of_sample(other)

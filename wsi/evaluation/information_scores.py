@@ -23,6 +23,9 @@ Quantity = Literal["mi", "share"]
 FEWEST_RANKED = 5
 """Below this many models a rank correlation says nothing."""
 
+HARDLY_APART = 0.01
+"""A separation, in nats, below which classes get nearly the same probabilities."""
+
 BELOW_ZERO = "below 0 no information is shown"
 """What an estimate of I(X; Y) says when it is negative, as the information itself never is."""
 
@@ -68,6 +71,7 @@ def information(sample: Sample, head: Head | None, weights: Array, level: float)
     frequencies = np.bincount(rows.y, minlength=C) / len(rows.y)
     measured = [ncmi(run.p, run.y, C) for run in sample.runs]
     balanced = [ncmi(run.p, run.y, C, weighting="balanced") for run in sample.runs]
+    useless = _below_the_majority(sample, float(frequencies.max()))
     return {
         "unit": "nats",
         "probabilities": _WHAT[heads.kind],
@@ -75,8 +79,8 @@ def information(sample: Sample, head: Head | None, weights: Array, level: float)
         "share": _score(sample, heads, weights, level, "share"),
         "label_entropy": float(-xlogy(frequencies, frequencies).sum()),
         "as_predicted": _as_predicted(sample, heads),
-        "ncmi": _ncmi(measured),
-        "ncmi_balanced": _ncmi(balanced),
+        "ncmi": _ncmi(measured, useless),
+        "ncmi_balanced": _ncmi(balanced, useless),
         "per_class": _per_class(sample, measured),
         "seeds": {
             str(seed): {
@@ -254,16 +258,38 @@ def _sd(values: list[float | None]) -> float | None:
     return float(np.std(known, ddof=1)) if len(known) > 1 else None
 
 
-def _ncmi(each: list[NCMIScores]) -> dict[str, Any]:
-    """Return the mean over seeds of CMI, separation and their ratio."""
+def _below_the_majority(sample: Sample, share: float) -> bool:
+    """Return whether decisions are right no more often than the most frequent class is true."""
+    right = float(np.mean([(rows.decided == rows.y).mean() for rows in sample.runs]))
+    return right <= share
+
+
+def _ncmi(each: list[NCMIScores], useless: bool) -> dict[str, Any]:
+    """Return the mean over seeds of CMI, separation and their ratio.
+
+    Args:
+        useless: the decisions are no better than naming the most frequent class.
+    """
     ratios = [scores.ncmi for scores in each]
     reasons = dict.fromkeys(scores.reason for scores in each if scores.reason)
+    notes = [f"undefined: {reason}" for reason in reasons]
+    separation = _mean([scores.separation for scores in each])
+    if _mean(ratios) is not None and separation is not None:
+        if separation < HARDLY_APART:
+            notes.append(
+                f"separation below {HARDLY_APART:g} nats: predictions hardly differ, and a small "
+                "ratio means nothing"
+            )
+        if useless:
+            notes.append(
+                "accuracy is not above that of the most frequent class: a small NCMI means nothing"
+            )
     return {
         "cmi": _mean([scores.cmi for scores in each]),
-        "separation": _mean([scores.separation for scores in each]),
+        "separation": separation,
         "ncmi": _mean(ratios),
         "seeds_sd": _sd(ratios),
-        "note": "; ".join(f"undefined: {reason}" for reason in reasons),
+        "note": "; ".join(notes),
     }
 
 

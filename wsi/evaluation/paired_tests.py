@@ -44,24 +44,29 @@ class Test:
         }
 
 
+_SIDES = ("the first run", "the second")
+
+
 def paired_tests(
     metric: Metric,
     one: Sample,
     other: Sample,
     level: float,
     training: Mapping[int, int] | None = None,
+    names: tuple[str, str] = _SIDES,
 ) -> dict[str, dict[str, Any]]:
     """Return the tests that suit a metric, by name: DeLong, McNemar, Nadeau-Bengio.
 
     Args:
         one, other: the same slides under two runs; the difference is one minus other.
         training: training slides by fold, where they are known.
+        names: of the runs, for notes.
     """
     tests = []
     if metric.name == "auc":
         tests.append(delong(one, other, level))
     if metric.of == "decisions":
-        tests.append(mcnemar(one, other))
+        tests.append(mcnemar(one, other, names))
     if len(np.unique(one.runs[0].fold)) > 1:
         tests.append(nadeau_bengio(metric, one, other, level, training))
     return {test.name: test.to_json() for test in tests}
@@ -149,7 +154,7 @@ def _ranks_within(score: Array, positive: Array) -> Array:
 # -- McNemar ----------------------------------------------------------------------------------
 
 
-def mcnemar(one: Sample, other: Sample) -> Test:
+def mcnemar(one: Sample, other: Sample, names: tuple[str, str] = _SIDES) -> Test:
     """Return the exact test of whether either run decides more slides rightly.
 
     Decisions are those of the ensemble of seeds. The value is the difference in accuracy.
@@ -165,7 +170,7 @@ def mcnemar(one: Sample, other: Sample) -> Test:
     only_one = int((rights[0] & ~rights[1]).sum())
     only_other = int((~rights[0] & rights[1]).sum())
     difference = (only_one - only_other) / one.n
-    told = f"{counted(only_one, 'slide')} right in this run only, {only_other} in the other only"
+    told = f"{counted(only_one, 'slide')} right in {names[0]} only, {only_other} in {names[1]} only"
     if one.n > len(one.patients):
         told += "; slides of a patient are taken as independent"
     if len(one.seeds) > 1 or len(other.seeds) > 1:

@@ -285,14 +285,17 @@ def _by(name: str, sample: Sample, metrics: Sequence[Metric], spec: EvaluateSpec
 
 
 def _worst(sites: dict[str, Any], metrics: Sequence[Metric]) -> dict[str, Any]:
-    """Return the site with the worst defined value of each metric, where they differ."""
+    """Return the site of the worst defined value of each metric, where sites differ in it.
+
+    `sites` are all that have this value, of which `site` is the first.
+    """
     worst = {}
     for metric in metrics:
         values = {s: v for s, g in sites.items() if (v := g[metric.name]["value"]) is not None}
         if len(set(values.values())) > 1:
-            pick = min if metric.higher_is_better else max
-            site = pick(values, key=lambda name: values[name])
-            worst[metric.name] = {"site": site, "value": values[site]}
+            lowest = (min if metric.higher_is_better else max)(values.values())
+            tied = [site for site, value in values.items() if value == lowest]
+            worst[metric.name] = {"site": tied[0], "value": lowest, "sites": tied}
     return worst
 
 

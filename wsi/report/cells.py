@@ -99,3 +99,8 @@ def short_title(name: str) -> str:
 def percent(level: float) -> str:
     """Return a confidence level as `95%`."""
     return f"{100 * level:g}%"
+
+
+def worst_sites(worst: Json) -> list[str]:
+    """Return all sites of the worst value; older scores name but one of them."""
+    return list(worst.get("sites", [worst["site"]]))

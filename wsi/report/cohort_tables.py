@@ -5,7 +5,17 @@ from __future__ import annotations
 import csv
 import io
 
-from wsi.report.cells import UNKNOWN, Json, interval, metrics_of, number, percent, short_title
+from wsi.findings import counted, few
+from wsi.report.cells import (
+    UNKNOWN,
+    Json,
+    interval,
+    metrics_of,
+    number,
+    percent,
+    short_title,
+    worst_sites,
+)
 from wsi.report.paper_tables import as_latex, as_markdown
 
 SHOWN = ("macro_f1", "auc", "balanced_accuracy")
@@ -14,12 +24,12 @@ _WORST = SHOWN[0]
 
 def markdown(across: Json) -> str:
     """Return a row per cohort and their mean as a Markdown table."""
-    return as_markdown(*shown(across), _caption(across))
+    return as_markdown(*shown(across), _caption(across), across["notes"])
 
 
 def latex(across: Json) -> str:
     """Return the same table for LaTeX with booktabs."""
-    return as_latex(*shown(across), _caption(across))
+    return as_latex(*shown(across), _caption(across), across["notes"])
 
 
 def csv_text(across: Json) -> str:
@@ -27,16 +37,18 @@ def csv_text(across: Json) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     head = ["cohort", "source", "labels_from", "n", "n_patients", "metric", "value", "low", "high"]
-    writer.writerow([*head, "seeds_sd", "worst_site", "worst_site_value"])
+    writer.writerow([*head, "seeds_sd", "worst_site", "worst_site_value", "worst_site_n"])
     for row in across["cohorts"]:
         of = [row["cohort"], row["source"], row["labels_from"] or "", row["n"], row["n_patients"]]
         for name in metrics_of(across["mean_over_cohorts"]):
             score, worst = row[name], row["worst_site"].get(name, {})
             found = [score["value"], score["low"], score["high"], score["seeds_sd"]]
-            writer.writerow([*of, name, *found, worst.get("site"), worst.get("value")])
+            writer.writerow(
+                [*of, name, *found, *(worst.get(key) for key in ("site", "value", "n"))]
+            )
     for name, mean in across["mean_over_cohorts"].items():
         label = f"mean over {mean['count']} cohorts"
-        writer.writerow([label, "", "", "", "", name, mean["value"], *[""] * 5])
+        writer.writerow([label, "", "", "", "", name, mean["value"], *[""] * 6])
     return text.getvalue()
 
 
@@ -51,14 +63,31 @@ def shown(across: Json) -> tuple[list[str], list[list[str]]]:
     for row in across["cohorts"]:
         n = [str(row["n"]), str(row["n_patients"])][-len(counts) :]
         worst = row["worst_site"].get(_WORST)
-        told = f"{worst['site']} {number(worst['value'], 3)}" if worst else UNKNOWN
         scores = [interval(row[name], 3) for name in names]
         rows.append(
-            [row["cohort"], row["source"], *n, *scores, told, row["labels_from"] or "as given"]
+            [
+                row["cohort"],
+                row["source"],
+                *n,
+                *scores,
+                _worst_shown(worst, across["scored"]),
+                row["labels_from"] or "as given",
+            ]
         )
     if len(rows) > 1:
         rows.append(_mean_row(across, names, len(counts)))
     return columns, rows
+
+
+def _worst_shown(worst: Json | None, unit: str) -> str:
+    """Return the worst site with its value and size, and the sites that are as bad."""
+    if worst is None:
+        return UNKNOWN
+    first, *others = worst_sites(worst)
+    size = counted(worst["n"], unit)
+    size += f", {counted(worst['n_patients'], 'patient')}" if unit != "patient" else ""
+    also = f"; the same at {few(others)}" if others else ""
+    return f"{first} {number(worst['value'], 3)} ({size}{also})"
 
 
 def _mean_row(across: Json, names: list[str], counts: int) -> list[str]:

@@ -14,12 +14,12 @@ from wsi.report.paper_tables import as_latex, as_markdown
 
 def markdown(comparison: Json) -> str:
     """Return the runs and differences as a Markdown table, with what they are under it."""
-    return as_markdown(*_shown(comparison), _caption(comparison))
+    return as_markdown(*_shown(comparison), _caption(comparison), comparison["notes"])
 
 
 def latex(comparison: Json) -> str:
     """Return the same table for LaTeX with booktabs."""
-    return as_latex(*_shown(comparison), _caption(comparison))
+    return as_latex(*_shown(comparison), _caption(comparison), comparison["notes"])
 
 
 def csv_text(comparison: Json) -> str:

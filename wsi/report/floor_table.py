@@ -14,6 +14,11 @@ _TITLES = {
     "mean-features": "mean-features: logistic regression on their mean",
 }
 
+_WHY_BELOW_CHANCE = (
+    "an AUC of the site floor below 0.5 is what small folds do: where many slides of a class at a "
+    "site are tested, fewer are left to train on, so that its frequency in training is lower there"
+)
+
 
 @dataclass(frozen=True)
 class ShownFloors:
@@ -31,7 +36,7 @@ def shown_floors(metrics: Json) -> ShownFloors | None:
     if not floors:
         return None
     table = floor_table(floors, metrics["level"])
-    return ShownFloors(table, metrics["floors_note"], not not_above(floors), _site(metrics))
+    return ShownFloors(table, metrics["floors_note"], not not_above(floors), site_sentence(metrics))
 
 
 def floor_table(floors: Json, level: float, run: str = "run") -> Table:
@@ -47,23 +52,39 @@ def floor_table(floors: Json, level: float, run: str = "run") -> Table:
             score = scores[metric]
             difference = score["run_minus_floor"]
             shown = interval(difference, signed=True)
-            cells += [Cell(interval(score), score["value"]), Cell(shown, difference["value"])]
+            remarks = notes.numbers(score_remarks(name, metric, score))
+            cells += [
+                Cell(interval(score), score["value"], remarks),
+                Cell(shown, difference["value"]),
+            ]
         rows.append(tuple(cells))
     caption = f"Floors from the same bags and splits, with {percent(level)} intervals"
     return Table(caption, tuple(columns), tuple(rows), tuple(notes.texts))
 
 
-def _site(metrics: Json) -> str:
-    """Return how well mean features tell the site, in a sentence."""
-    found = metrics["site_from_features"]
+def score_remarks(floor: str, metric: str, score: Json) -> str:
+    """Return what to know of a figure: its notes, and why the site's AUC may lie below chance."""
+    told = [score["note"]] if score.get("note") else []
+    if (floor, metric) == ("site", "auc") and score["value"] is not None and score["value"] < 0.5:
+        told.append(_WHY_BELOW_CHANCE)
+    return "; ".join(told)
+
+
+def site_sentence(metrics: Json) -> str:
+    """Return how well mean features tell the site, in a sentence; none of scores without it."""
+    found = metrics.get("site_from_features")
+    if found is None:
+        return ""
     if found["auc"] is None:
         return f"How well mean features tell the site is unknown: {found['note']}."
     accuracy, auc = found["balanced_accuracy"], found["auc"]
     left_out = f" Left out: {found['note']}." if found["note"] else ""
+    remarks = [r for score in (accuracy, auc) for r in score.get("note", "").split("; ") if r]
+    beware = f" Of these figures: {'; '.join(dict.fromkeys(remarks))}." if remarks else ""
     return (
         f"Mean features tell the {found['n_sites']} sites apart with a balanced accuracy of "
         f"{interval(accuracy)} (chance {accuracy['chance']:.2f}) and an AUC of {interval(auc)} "
-        f"(chance 0.50), by patients that the regression has not seen.{left_out} Where this is "
-        "far above chance, a model can learn any tie between class and site in its training "
-        "slides; read the site floor and the figures of sites left out."
+        f"(chance 0.50), by patients that the regression has not seen.{left_out} "
+        "Where this is far above chance, a model can learn any tie between class and site in its "
+        f"training slides; read the site floor and the figures of sites left out.{beware}"
     )

@@ -16,7 +16,17 @@ from wsi.evaluation import METRICS
 from wsi.files import publish_bytes
 from wsi.findings import counted
 from wsi.report import tables, validated_tables
-from wsi.report.cells import Cell, Footnotes, Json, Table, interval, metrics_of, percent
+from wsi.report.cells import (
+    Cell,
+    Footnotes,
+    Json,
+    Table,
+    interval,
+    metrics_of,
+    percent,
+    worst_sites,
+)
+from wsi.report.floor_table import score_remarks, site_sentence
 from wsi.report.markdown import table_text
 from wsi.report.summary import RunSummary
 from wsi.report.templates import markdown_template
@@ -73,6 +83,7 @@ def model_card(run: RunSummary) -> str:
         headline=headline,
         worst=_worst(metrics),
         tables=shown([*by, tables.by_class(metrics), _floors(metrics), tables.by_seed(metrics)]),
+        site=said(site_sentence(metrics)),
         validated=shown(_validated(metrics)),
         left_to_report=len(metrics["classes"]) > _FEW_CLASSES and metrics.get("operating_points"),
         limitations=map(said, _limitations(run)),
@@ -180,7 +191,7 @@ def _worst(metrics: Json) -> str:
     worst = metrics.get("worst_site") or {}
     return "; ".join(
         f"{METRICS[name].title} {interval(metrics['by']['site'][found['site']][name])} "
-        f"at {found['site']}"
+        f"at {' and '.join(worst_sites(found))}"
         for name, found in worst.items()
         if name in ("macro_f1", "auc")
     )
@@ -195,8 +206,12 @@ def _floors(metrics: Json) -> Table | None:
     notes = Footnotes()
     rows = []
     for name, scores in floors.items():
-        cells = [Cell(interval(scores[m])) for m in shown]
-        rows.append((Cell(name, notes=notes.numbers(scores.get("note", ""))), *cells))
+        first = notes.numbers(scores.get("note", ""))
+        cells = [
+            Cell(interval(scores[m]), notes=notes.numbers(score_remarks(name, m, scores[m])))
+            for m in shown
+        ]
+        rows.append((Cell(name, notes=first), *cells))
     columns = ("Floor", *(METRICS[m].title for m in shown))
     caption = "Floors: what simple rules reach on the same slides"
     return Table(caption, columns, tuple(rows), tuple(notes.texts))

@@ -88,6 +88,8 @@ def _averaged(sample: Sample, curves: Sequence[Curve | None]) -> str:
     if not several:
         return "."
     text = f": the mean of the curves of {' and '.join(several)}, as the headline is of the areas."
+    if folds > 1:
+        text += " The table by class pools the folds instead, so its areas differ from these."
     some = [
         f"{name} in {curve.defined}"
         for name, curve in zip(sample.classes, curves, strict=True)

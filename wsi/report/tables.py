@@ -22,6 +22,7 @@ from wsi.report.cells import (
     p_value,
     percent,
     short_title,
+    worst_sites,
 )
 from wsi.report.summary import Epochs, PartRow, RunSummary
 from wsi.training.alarms import raised_over
@@ -87,18 +88,29 @@ def by_group(metrics: Json, kind: Literal["site", "cohort"]) -> Table | None:
     worst = metrics["worst_site"] if kind == "site" else {}
     rows = []
     for group, scores in groups.items():
-        cells = [
-            _score_cell(scores[m], notes, _worst_remark(worst.get(m), group, scores[m]))
-            for m in names
-        ]
+        cells = [_score_cell(scores[m], notes, _worst_remark(worst.get(m), group)) for m in names]
         rows.append((Cell(group), *_counts(scores), *cells))
     columns = (kind.capitalize(), rows_title(metrics), "Patients", *(short_title(m) for m in names))
     caption = f"By {kind}, with {percent(metrics['level'])} intervals"
-    return Table(caption, columns, tuple(rows), tuple(notes.texts))
+    unnamed = _unnamed(metrics, groups, kind, len(names), notes)
+    return Table(caption, columns, tuple(rows), tuple(notes.texts), summary=unnamed)
 
 
-def _worst_remark(worst: Json | None, site: str, score: Json) -> str:
-    return "worst" if worst and worst["site"] == site and score["value"] is not None else ""
+def _unnamed(
+    metrics: Json, groups: Json, kind: str, n_metrics: int, notes: Footnotes
+) -> tuple[tuple[Cell, ...], ...]:
+    """Return a row that counts what is of no site or cohort; none where all are."""
+    n = metrics["n"] - sum(group["n"] for group in groups.values())
+    if not n:
+        return ()
+    one = rows_title(metrics).lower().removesuffix("s")
+    why = f"{counted(n, one)} {'has' if n == 1 else 'have'} no {kind} and no row of figures here"
+    cells = [Cell(UNKNOWN)] * (1 + n_metrics)
+    return ((Cell(f"no {kind}", notes=notes.numbers(why)), Cell(str(n), n), *cells),)
+
+
+def _worst_remark(worst: Json | None, site: str) -> str:
+    return "worst" if worst and site in worst_sites(worst) else ""
 
 
 def by_class(metrics: Json) -> Table:
