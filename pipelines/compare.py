@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipelines.console import Console
-from pipelines.evaluate import relabelled, rule_of
+from pipelines.evaluate import rule_of
 from pipelines.external import told_by, without_leakage
+from pipelines.relabelling import relabelled
 from pipelines.rundir import RunDir
 from pipelines.scoring import interval
-from pipelines.sources import Foreign, is_ours, load_all, say_own_patients
+from pipelines.sources import Foreign, is_ours, load_all, with_own_patients_noted
 from pipelines.summary import names_of, summarise
 from wsi.errors import ConfigError
 from wsi.evaluation import Predictions, by_patient, compare
@@ -57,8 +58,7 @@ def run(sources: Sequence[Path], options: Options, console: Console) -> int:
     named = list(zip(names_of(sources), sources, strict=True))
     loaded = _loaded(named, options, console)
     result = compare(loaded, options.metric, EvaluateSpec(replicates=options.replicates))
-    show_comparison(result, console)
-    if out is not None:
+    if out is not None:  # before it is printed: a pipe may close
         publish_json(out / "comparison.json", result)
         for suffix, text in (("md", markdown), ("csv", csv_text), ("tex", latex)):
             publish_bytes(out / f"comparison.{suffix}", text(result).encode())
@@ -69,6 +69,7 @@ def run(sources: Sequence[Path], options: Options, console: Console) -> int:
             console.say(f"no report: {bare[0]} has no scores yet — run wsi evaluate {bare[0]}")
         elif options.level == "slide" and all(s.is_dir() and is_ours(s) for s in sources):
             write_comparison_report(out / "report.html", dict(named), result, console)
+    show_comparison(result, console)
     console.result(result)
     return 0
 
@@ -82,13 +83,13 @@ def _loaded(
     for (name, source), predictions in zip(named, loaded, strict=True):
         before = predictions
         if options.cohort is not None:
-            predictions = relabelled(predictions, options.cohort, options.label, source, console)
+            table, label = options.cohort, options.label
+            predictions = relabelled(predictions, table, label, source, options.foreign, console)
         if (told := told_by(source)) is not None:
             predictions = without_leakage(
                 before, predictions, told, leave_out=True, console=console
             )
-        if not is_ours(source):
-            say_own_patients(source, predictions, console)
+        predictions = with_own_patients_noted(source, predictions, console)
         if options.level == "patient":
             rule = options.patient_rule or rule_of(source)
             predictions = by_patient(predictions, rule)

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipelines.console import Console
 from pipelines.rundir import RunDir
-from pipelines.sources import Foreign, is_ours, load_all, say_own_patients
+from pipelines.sources import Foreign, load_all, with_own_patients_noted
 from pipelines.summary import names_of, summarise
 from wsi.errors import ConfigError, PredictionsError
 from wsi.evaluation import Predictions, compare, evaluate
@@ -92,8 +92,7 @@ def _of_table(
     source: Path, name: str, predictions: Predictions, spec: EvaluateSpec, console: Console
 ) -> RunSummary:
     """Return what a table alone tells."""
-    if not is_ours(source):
-        say_own_patients(source, predictions, console)
+    predictions = with_own_patients_noted(source, predictions, console)
     facts = {
         "predictions": f"{source.name}, sha256 {sha256_file(source)[:12]}",
         "labels": predictions.labels_from or "of the table",
