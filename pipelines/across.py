@@ -28,17 +28,21 @@ def scores_by_cohort(
     ]
 
 
-def tell_cohorts(
+def written_cohorts(
     parts: Sequence[CohortScores], out: Path | None, console: Console
 ) -> dict[str, Any]:
-    """Print a row per cohort; with `out` also write them."""
+    """Return a row per cohort and their mean; with `out` also write them."""
     found = across_cohorts(parts)
-    console.table(*shown(found), "cohorts")
-    for note in found["notes"]:
-        console.say(f"note: {note}")
     if out is not None:
         publish_json(out / "cohorts.json", found)
         for suffix, text in (("md", markdown), ("csv", csv_text), ("tex", latex)):
             publish_bytes(out / f"cohorts.{suffix}", text(found).encode())
         console.say(f"wrote {out / 'cohorts.json'}, .md, .csv and .tex")
     return found
+
+
+def show_cohorts(found: dict[str, Any], console: Console) -> None:
+    """Print a row per cohort."""
+    console.table(*shown(found), "cohorts")
+    for note in found["notes"]:
+        console.say(f"note: {note}")

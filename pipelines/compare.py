@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipelines.console import Console
-from pipelines.evaluate import relabelled, rule_of
+from pipelines.evaluate import rule_of
 from pipelines.external import told_by, without_leakage
+from pipelines.relabelling import relabelled
 from pipelines.rundir import RunDir
 from pipelines.scoring import interval
 from pipelines.source_summaries import is_run, summary_of
-from pipelines.sources import Foreign, is_ours, load_all, say_own_patients
+from pipelines.sources import Foreign, load_all, with_own_patients_noted
 from pipelines.summary import names_of, summarise
 from wsi.errors import ConfigError
 from wsi.evaluation import Predictions, by_patient, compare
@@ -58,14 +59,14 @@ def run(sources: Sequence[Path], options: Options, console: Console) -> int:
     named = list(zip(names_of(sources), sources, strict=True))
     loaded = _loaded(named, options, console)
     result = compare(loaded, options.metric, EvaluateSpec(replicates=options.replicates))
-    show_comparison(result, console)
-    if out is not None:
+    if out is not None:  # before it is printed: a pipe may close
         publish_json(out / "comparison.json", result)
         for suffix, text in (("md", markdown), ("csv", csv_text), ("tex", latex)):
             publish_bytes(out / f"comparison.{suffix}", text(result).encode())
         console.say(f"wrote {out / 'comparison.json'}, .md, .csv and .tex")
         write_accuracy_ncmi(out / "accuracy-ncmi.svg", result, console)
         _report(out / "report.html", named, loaded, result, options, console)
+    show_comparison(result, console)
     console.result(result)
     return 0
 
@@ -106,13 +107,13 @@ def _loaded(
     for (name, source), predictions in zip(named, loaded, strict=True):
         before = predictions
         if options.cohort is not None:
-            predictions = relabelled(predictions, options.cohort, options.label, source, console)
+            table, label = options.cohort, options.label
+            predictions = relabelled(predictions, table, label, source, options.foreign, console)
         if (told := told_by(source)) is not None:
             predictions = without_leakage(
                 before, predictions, told, leave_out=True, console=console
             )
-        if not is_ours(source):
-            say_own_patients(source, predictions, console)
+        predictions = with_own_patients_noted(source, predictions, console)
         if options.level == "patient":
             rule = options.patient_rule or rule_of(source)
             predictions = by_patient(predictions, rule)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.console import Console
-from pipelines.evaluate import relabelled
+from pipelines.relabelling import relabelled
 from pipelines.rundir import RunDir
 from pipelines.source_summaries import summary_of
-from pipelines.sources import Foreign, is_ours, load_all, say_own_patients
+from pipelines.sources import Foreign, load_all, with_own_patients_noted
 from pipelines.summary import names_of
 from wsi.errors import ConfigError, PredictionsError
 from wsi.evaluation import Predictions, compare
@@ -71,10 +71,9 @@ def _loaded(sources: Sequence[Path], options: Options, console: Console) -> list
     ready = []
     for source, predictions in zip(sources, load_all(sources, options.foreign, console)):
         if options.cohort is not None:
-            predictions = relabelled(predictions, options.cohort, options.label, source, console)
-        if not is_ours(source):
-            say_own_patients(source, predictions, console)
-        ready.append(predictions)
+            table, label = options.cohort, options.label
+            predictions = relabelled(predictions, table, label, source, options.foreign, console)
+        ready.append(with_own_patients_noted(source, predictions, console))
     return ready
 
 

@@ -148,12 +148,23 @@ def _of_others(
     return made
 
 
-def say_own_patients(source: Path, predictions: Predictions, console: Console) -> None:
-    """Warn where each slide stands for its own patient, since nobody said whose it is."""
+OWN_PATIENTS = (
+    "patients are unknown (their ids are those of the slides): each slide counts as a patient of "
+    "its own, and intervals are too narrow where patients have several"
+)
+
+
+def with_own_patients_noted(
+    source: Path, predictions: Predictions, console: Console
+) -> Predictions:
+    """Return predictions that note where each slide stands for its own patient, and warn of it.
+
+    In a run patients have been named; `wsi predict` and other tools may not know them.
+    """
+    if predictions.unit != "slide" or (is_ours(source) and told_by(source) is None):
+        return predictions
     table = predictions.table
-    alone = bool(np.all(table["slide_id"].to_numpy() == table["patient_id"].to_numpy()))
-    if predictions.unit == "slide" and alone:
-        console.warn(
-            f"{source}: no patient is known, so each slide counts as a patient of its own, and "
-            "intervals are too narrow where patients have several — name patients with --cohort CSV"
-        )
+    if not bool(np.all(table["slide_id"].to_numpy() == table["patient_id"].to_numpy())):
+        return predictions
+    console.warn(f"{source}: {OWN_PATIENTS} — name patients with --cohort CSV")
+    return replace(predictions, notes=(*predictions.notes, OWN_PATIENTS))

@@ -75,8 +75,9 @@ def evaluate(
         Score predictions of new slides without those that trained the models, or whose patients
         did; they are refused otherwise, with exit code 5.
     out
-        Write metrics.json here, with the patients' predictions; for a run folder, there. By
-        cohort also cohorts.md, .csv, .tex and .json.
+        Write metrics.json here, with the patients' predictions; when not given, into the run
+        folder, or as <table>-metrics.json beside a table. By cohort also cohorts.md, .csv, .tex
+        and .json.
     replicates
         Bootstrap replicates.
     """

@@ -98,6 +98,19 @@ def test_different_slides_are_refused_with_their_number_and_names(toy):
         compare([("all", toy()), ("fewer", fewer)], spec=QUICK)
 
 
+def test_different_patients_are_called_patients_where_rows_are_patients(toy):
+    table = toy().table
+    table["slide_id"] = table["patient_id"]
+    table = table.drop_duplicates(["slide_id", "fold", "seed"])
+    whole = Predictions(tuple("abcd"), table, of_patients=True)
+    gone = sorted(set(table["slide_id"]))[0]
+    fewer = Predictions(tuple("abcd"), table[table["slide_id"] != gone], of_patients=True)
+    with pytest.raises(PredictionsError) as caught:
+        compare([("all", whole), ("fewer", fewer)], spec=QUICK)
+    assert f"different patients for 1 patients: {gone} — " in str(caught.value)
+    assert "slides" not in str(caught.value)
+
+
 def test_different_patients_labels_or_classes_are_refused(toy):
     for column, value, what in (("patient_id", "px", "patients"), ("y_true", "d", "labels")):
         table = toy().table

@@ -186,6 +186,24 @@ def test_unknown_patients_are_the_slides_themselves_until_a_table_names_them(
     assert join_labels(made, cohort).table["y_true"].tolist() == ["macro", "macro"]
 
 
+def test_a_blank_patient_among_named_ones_is_refused_in_every_sheet(tmp_path: Path) -> None:
+    for fold, owners in enumerate((["p1", ""], ["", ""])):
+        path = tmp_path / f"fold_{fold}.csv"
+        clam_table(path, [f"s{fold}0", f"s{fold}1"]).assign(case_id=owners).to_csv(
+            path, index=False
+        )
+    with pytest.raises(PredictionsError) as caught:
+        read_foreign_predictions(tmp_path, "clam", Given(classes=CLASSES))
+    said = str(caught.value)
+    assert "fold_0.csv: line 3: no patient_id (case_id), though other rows have one" in said
+    assert "fold_1.csv: lines 2, 3: no patient_id (case_id)" in said
+    assert "--cohort" in said
+    path = tmp_path / "fold_0.csv"
+    pd.read_csv(path).assign(case_id="").to_csv(path, index=False)
+    made = read_foreign_predictions(tmp_path, "clam", Given(classes=CLASSES))
+    assert made.table["patient_id"].tolist() == ["s00", "s01", "s10", "s11"]
+
+
 # -- any table ---------------------------------------------------------------------------------
 
 
@@ -222,6 +240,19 @@ def test_a_table_without_slides_is_of_patients(tmp_path: Path) -> None:
     file = tmp_path / "preds.csv"
     file.write_text("patient_id,y_true,p_a,p_b\n1,a,0.25,0.75\n2,b,0.75,0.25\n")
     assert read_foreign_predictions(file, "csv").unit == "patient"
+
+
+def test_decimal_commas_are_called_that(tmp_path: Path) -> None:
+    file = tmp_path / "preds.csv"
+    file.write_text("slide_id;y_true;p_a;p_b\n1;a;0,25;0,75\n2;b;0.5;0.5\n")
+    with pytest.raises(PredictionsError) as caught:
+        read_foreign_predictions(file, "csv")
+    assert "line 2: probabilities that are no finite numbers ('0,25', '0,75')" in str(caught.value)
+    assert "numbers need a decimal point: 0.25, not 0,25" in str(caught.value)
+    file.write_text("slide_id;y_true;p_a;p_b\n1;a;high;0.75\n")
+    with pytest.raises(PredictionsError) as caught:
+        read_foreign_predictions(file, "csv")
+    assert "decimal point" not in str(caught.value)
 
 
 def test_everything_wrong_is_listed_with_its_lines(tmp_path: Path) -> None:

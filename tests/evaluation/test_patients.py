@@ -129,3 +129,23 @@ def test_they_are_patients_when_read_again(tmp_path) -> None:
     assert again.unit == "patient"
     assert again.slides == found.slides == dict(sorted(found.slides.items()))
     pd.testing.assert_frame_equal(again.table, found.table)
+
+
+@pytest.mark.parametrize(
+    ("classes", "ordered", "told"),
+    [
+        (("negative", "itc", "micro", "macro"), True, "wsi stage"),
+        (("negative", "itc", "micro", "macro"), False, "wsi stage"),
+        (CLASSES, True, "the worst slide"),
+        (CLASSES, False, "(--cohort, --label)"),
+    ],
+)
+def test_the_way_from_labels_of_slides_to_those_of_patients_is_told(
+    classes: tuple[str, ...], ordered: bool, told: str
+) -> None:
+    table = pd.DataFrame({"slide_id": ["a", "b"], "patient_id": "p", "y_true": classes[:2]})
+    table[[f"p_{name}" for name in classes]] = 1 / len(classes)
+    with pytest.raises(PredictionsError) as raised:
+        by_patient(Predictions(classes, table, ordered=ordered))
+    assert str(raised.value).endswith(told)
+    assert f"one of {', '.join(classes)} (--cohort, --label)" in str(raised.value)

@@ -117,6 +117,7 @@ def test_the_sidecar_tells_classes_in_order_and_a_hash_anyone_can_check(tmp_path
     [
         ({"p_a": [0.25, np.nan]}, "1 rows have probabilities that are no finite numbers: 1e5"),
         ({"p_a": ["0.25", "x"]}, "no finite numbers: 1e5"),
+        ({"p_a": ["0,25", "0.3"]}, "no finite numbers, for .* a decimal point: 0.25, not 0,25: 00"),
         ({"p_a": [np.inf, 1 / 3]}, "no finite numbers: 0012"),
         ({"p_a": [1.25, 1 / 3], "p_b": [-0.25, 2 / 3]}, r"outside \[0, 1\]: 0012"),
         ({"p_a": [0.5, 1 / 3]}, "do not sum to 1: 0012"),

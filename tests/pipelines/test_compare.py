@@ -14,6 +14,8 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from pipelines.cli import run_command
+from pipelines.compare import Options, run
+from pipelines.console import Console
 
 Json = Callable[..., Any]
 Refused = Callable[..., str]
@@ -143,3 +145,18 @@ def test_a_misspelt_metric_is_told_the_nearest(
 ) -> None:
     said = refused(["compare", shared_run, shared_mean_run, "--metric", "macro_f2", *FAST], 2)
     assert "did you mean 'macro_f1'" in said
+
+
+def test_a_comparison_is_written_before_a_pipe_may_close(
+    shared_run: Path, shared_mean_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(*_: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("pipelines.console.Console.table", closed)
+    sources = [shared_run / "predictions.csv", shared_mean_run / "predictions.csv"]
+    with pytest.raises(BrokenPipeError):
+        run(sources, Options(out=tmp_path, replicates=100), Console(hushed=True))
+    assert {f"comparison.{end}" for end in ("json", "md", "csv", "tex")} <= {
+        path.name for path in tmp_path.iterdir()
+    }

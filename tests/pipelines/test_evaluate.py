@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +16,8 @@ import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
 from pipelines.cli import run_command
+from pipelines.console import Console
+from pipelines.evaluate import Options, run
 
 if TYPE_CHECKING:
     from tests.pipelines.conftest import Study
@@ -107,7 +110,7 @@ def test_a_table_from_elsewhere_says_that_its_prior_is_unknown(
     assert "information on the labels: " in said
     assert "note: the probabilities are posteriors at unknown training frequencies" in said
     assert "not comparable across classes, temperatures or simplex maps" in said
-    found = json.loads((tmp_path / "metrics.json").read_text())["information"]
+    found = json.loads((tmp_path / "theirs-metrics.json").read_text())["information"]
     assert "unknown training frequencies" in found["mi"]["note"]
 
 
@@ -127,8 +130,16 @@ def test_corrected_labels_are_joined_and_the_changed_are_named(
     words = ["evaluate", str(run_copy), "--cohort", str(study.cohort), *FAST]
     assert run_command(words) == 0
     warned = capsys.readouterr().err
-    assert "1 labels differ" in warned
-    assert "x-normal-0-0 normal -> macro" in warned
+    note = (
+        "1 of 27 labels in cohort.csv differ from those of the run: x-normal-0-0 normal -> macro; "
+        "these slides also trained other folds, under the old labels"
+    )
+    assert f"warning: {note}" in warned
+    assert f"note: {note}" not in warned  # said once
+    written = json.loads((run_copy / "metrics-cohort.json").read_text())
+    assert note in written["notes"]
+    digest = hashlib.sha256(study.cohort.read_bytes()).hexdigest()[:12]
+    assert written["labels_from"] == f"cohort.csv, column label, sha256 {digest}"
     table = pd.read_csv(run_copy / "predictions.csv")
     table.loc[table["slide_id"] == "x-normal-0-0", "y_true"] = "macro"
     value = np.mean([expected_f1(seed) for _, seed in table.groupby("seed")])
@@ -140,7 +151,47 @@ def test_the_same_labels_change_nothing(
 ) -> None:
     words = ["evaluate", str(run_copy), "--cohort", str(shared_study.cohort), *FAST]
     assert run_command(words) == 0
-    assert "labels differ" not in capsys.readouterr().err
+    assert "differ from" not in capsys.readouterr().err
+
+
+def test_a_misspelt_column_of_a_table_gets_the_nearest(
+    study: Study, run_copy: Path, refused: Refused
+) -> None:
+    study.write_cohort(study.rows, grade=[row.label for row in study.rows])
+    said = refused(["evaluate", run_copy, "--cohort", study.cohort, "--label", "gade", *FAST], 2)
+    assert "cohort.csv has no label column 'gade' (did you mean 'grade'?)" in said
+    assert "--label: " in said
+    assert "data.label" not in said
+
+
+def test_labels_of_every_column_have_scores_of_their_own(study: Study, run_copy: Path) -> None:
+    same = [row.label for row in study.rows]
+    study.write_cohort(study.rows, **{"grade": same, "second look/JD": same})
+    words = ["evaluate", str(run_copy), "--cohort", str(study.cohort), *FAST]
+    for more in ([], ["--label", "grade"], ["--label", "second look/JD"]):
+        assert run_command([*words, *more]) == 0
+    names = {path.name for path in run_copy.glob("metrics-*.json")}
+    ends = ("", ".grade", ".second_look_JD")
+    assert names == {f"metrics-cohort{end}.json" for end in ends}
+
+
+class _ClosedPipe(Console):
+    """What is printed on stdout meets a reader that has gone."""
+
+    def table(self, *_: Any, **__: Any) -> None:
+        raise BrokenPipeError
+
+
+def test_scores_are_written_before_a_pipe_may_close(
+    run_copy: Path, shared_mean_run: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "all"
+    options = Options(by=("cohort",), out=out, replicates=100)
+    with pytest.raises(BrokenPipeError):
+        run([run_copy, shared_mean_run], options, _ClosedPipe(hushed=True))
+    names = {path.name for path in out.iterdir()}
+    assert {f"{source.name}.json" for source in (run_copy, shared_mean_run)} < names
+    assert {"cohorts.json", "cohorts.md", "cohorts.csv", "cohorts.tex"} < names
 
 
 def test_a_cohort_of_other_slides_is_refused(
@@ -162,7 +213,12 @@ def test_a_table_of_another_tool_is_scored(
     assert said["macro_f1"]["value"] == pytest.approx(expected_f1(table, classes))
     assert said["auc"]["value"] == pytest.approx(expected_auc(table, classes))
     assert (said["n"], said["n_patients"]) == (24, 12)
-    assert json.loads((tmp_path / "metrics.json").read_text()) == said
+    assert json.loads((tmp_path / "theirs-metrics.json").read_text()) == said
+    assert not (tmp_path / "metrics.json").exists()
+    named = tmp_path / "predictions.csv"
+    named.write_bytes(path.read_bytes())
+    assert run_command(["evaluate", str(named), *FAST]) == 0
+    assert (tmp_path / "metrics.json").is_file()
 
 
 def test_several_runs_each_get_their_file(run_copy: Path, tmp_path: Path, said_json: Json) -> None:
@@ -175,10 +231,17 @@ def test_several_runs_each_get_their_file(run_copy: Path, tmp_path: Path, said_j
     assert not (tmp_path / "metrics.json").exists()
 
 
-def test_two_results_never_share_a_file(tmp_path: Path, refused: Refused) -> None:
-    one, other = (foreign_table(tmp_path / name) for name in ("a.csv", "b.csv"))
-    assert "--out" in refused(["evaluate", one, other, *FAST], 2)
-    assert not (tmp_path / "metrics.json").exists()
+def test_two_results_never_share_a_file(
+    run_copy: Path, tmp_path: Path, refused: Refused, said_json: Json
+) -> None:
+    (run_copy / "metrics.json").unlink()
+    assert "--out" in refused(["evaluate", run_copy, run_copy / "predictions.csv", *FAST], 2)
+    assert not (run_copy / "metrics.json").exists()
+    tables = [foreign_table(tmp_path / f"{seed}.csv", seed) for seed in (0, 1)]
+    said = said_json(["evaluate", *tables, *FAST])
+    for seed in (0, 1):
+        written = json.loads((tmp_path / f"{seed}-metrics.json").read_text())
+        assert written == said[f"{seed}.csv"]
 
 
 def test_runs_of_one_name_stay_apart(tmp_path: Path, said_json: Json) -> None:

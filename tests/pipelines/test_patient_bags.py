@@ -288,7 +288,7 @@ def test_labels_of_slides_need_a_column_of_patients(
     assert "x-itc-0 (itc, macro)" in said
     assert "--label" in said
     assert said_json([*words, "--label", "worst"])["n"] == 18
-    assert (run_copy / "metrics-cohort-patient.json").is_file()
+    assert (run_copy / "metrics-cohort.worst-patient.json").is_file()
 
 
 @pytest.mark.parametrize(
@@ -302,6 +302,15 @@ def test_what_would_do_nothing_is_refused(
     shared_run: Path, words: list[str], message: str, refused: Callable[..., str]
 ) -> None:
     assert message in refused(["evaluate", shared_run, *words], 2)
+
+
+def test_predictions_of_patients_never_replace_those_of_slides(
+    run_copy: Path, refused: Callable[..., str]
+) -> None:
+    before = (run_copy / "predictions.csv").read_bytes()
+    words = ["evaluate", run_copy, "--level", "patient", "--out", run_copy]
+    assert "would replace" in refused(words, 2)
+    assert (run_copy / "predictions.csv").read_bytes() == before
 
 
 def test_a_run_on_patients_is_scored_and_relabelled_by_patient(

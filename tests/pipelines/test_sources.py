@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from sklearn.metrics import f1_score, log_loss
 
 from pipelines.cli import run_command
 from tests.report.conftest import Page
+from wsi.evaluation import read_predictions
+from wsi.evaluation.prediction_files import write_table
 
 Json = Callable[..., Any]
 Refused = Callable[..., str]
@@ -78,13 +81,60 @@ def test_clams_folds_are_scored_with_the_patients_of_a_table(
     assert found["macro_f1"]["value"] == alone["macro_f1"]["value"] == pytest.approx(expected)
 
 
-def test_a_slide_without_a_patient_is_said_loudly(
-    clam: Path, capsys: pytest.CaptureFixture[str]
+UNKNOWN = "patients are unknown (their ids are those of the slides): each slide counts as a patient"
+
+
+def test_a_slide_without_a_patient_is_said_loudly_and_recorded(
+    clam: Path, shared_study: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_command(["evaluate", str(clam), "--from", "clam", *NAMED, *FAST]) == 0
-    assert "warning: " in (said := capsys.readouterr().err)
-    assert "each slide counts as a patient of its own" in said
-    assert (clam / "metrics-wsi.json").is_file()
+    given = [str(clam), "--from", "clam", *NAMED, *FAST]
+    assert run_command(["evaluate", *given]) == 0
+    assert capsys.readouterr().err.count(UNKNOWN) == 1
+    assert recorded(clam / "metrics-wsi.json", UNKNOWN) == 1
+    assert run_command(["evaluate", *given, "--cohort", str(shared_study.cohort)]) == 0
+    assert recorded(clam / "metrics-wsi-cohort.json", UNKNOWN) == 0
+    one = ["--from", "clam", *NAMED, *FAST, "--out", str(tmp_path)]
+    folds = [str(clam / "fold_0.csv"), str(clam / "fold_0.csv")]
+    (clam / "again").mkdir()
+    folds[1] = str(shutil.copy(folds[0], clam / "again"))
+    assert run_command(["compare", *folds, *one]) == 0
+    assert recorded(tmp_path / "comparison.json", UNKNOWN) == 2
+    page = tmp_path / "page.html"
+    assert run_command(["report", folds[0], *one[:-2], "--out", str(page)]) == 0
+    assert "patients are unknown" in page.read_text()
+
+
+def recorded(path: Path, note: str) -> int:
+    """Return in how many notes of a result something stands."""
+    return sum(note in told for told in json.loads(path.read_text())["notes"])
+
+
+def test_slides_predicted_without_patients_are_noted_too(shared_run: Path, tmp_path: Path) -> None:
+    made = read_predictions(shared_run / "predictions.csv")
+    table = made.table.assign(patient_id=made.table["slide_id"])
+    for name, about in (("run", {}), ("new", {"predict": {}})):
+        write_table(made, table, tmp_path / f"{name}.csv", about)
+        assert run_command(["evaluate", str(tmp_path / f"{name}.csv"), *FAST]) == 0
+    assert recorded(tmp_path / "new-metrics.json", UNKNOWN) == 1
+    assert recorded(tmp_path / "run-metrics.json", UNKNOWN) == 0  # its patients were named
+
+
+def test_labels_that_differ_by_the_order_of_classes_say_so(
+    clam: Path, shared_study: Any, tmp_path: Path
+) -> None:
+    def told(*classes: str) -> str:
+        out = ["--out", str(tmp_path), "--cohort", str(shared_study.cohort), *FAST]
+        words = ["evaluate", str(clam), "--from", "clam", "--classes", ",".join(classes), *out]
+        assert run_command(words) == 0
+        notes = json.loads((tmp_path / "metrics.json").read_text())["notes"]
+        return next((note for note in notes if "labels in cohort.csv differ" in note), "")
+
+    assert told(*CLASSES) == ""
+    swapped = told("itc", "normal", "macro")
+    assert "18 of 27 labels" in swapped
+    assert "that the predictions came with" in swapped
+    assert "other folds" not in swapped
+    assert swapped.endswith("in another order: the labels agree with --classes normal,itc,macro")
 
 
 def test_a_table_without_labels_gives_patients_alone(
@@ -192,7 +242,7 @@ def test_twice_normalised_tables_are_doubted_and_inverted_on_request(
     assert run_command(["evaluate", str(twice), *FAST]) == 0
     assert "warning: " in (said := capsys.readouterr().err)
     assert "may be normalised twice" in said
-    written = json.loads((tmp_path / "metrics.json").read_text())
+    written = json.loads((tmp_path / "twice-metrics.json").read_text())
     assert any("may be normalised twice" in note for note in written["notes"])
     right = said_json(["evaluate", once, *FAST])
     undone = said_json(["evaluate", twice, "--invert-softmax", *FAST])

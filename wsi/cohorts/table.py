@@ -153,7 +153,14 @@ def match_ids(cohort: Cohort, available: Iterable[str]) -> dict[str, str]:
     return matched
 
 
-def label_column(table: Table, label: str, required: bool) -> str | None:
+def label_column(
+    table: Table, label: str, required: bool, advice: str = "set data.label to one of:"
+) -> str | None:
+    """Return the column that holds the labels, None where it is not required and not there.
+
+    Raises:
+        ConfigError: there is none; the nearest name is suggested, and `advice` precedes them all.
+    """
     if label in table.columns:
         return label
     folded = [c for c in table.columns if c.lower() == label.lower()]
@@ -163,7 +170,7 @@ def label_column(table: Table, label: str, required: bool) -> str | None:
         return None
     raise ConfigError(
         f"{table.path.name} has no label column '{label}'{suggest(label, table.columns)} — "
-        f"set data.label to one of: {', '.join(table.columns)}"
+        f"{advice} {', '.join(table.columns)}"
     )
 
 

@@ -237,13 +237,14 @@ def refuse_other_slides(base: str, first: Sample, name: str, other: Sample) -> N
             f"{base} predicts {first.unit}s, {name} {other.unit}s — compare patients: "
             "`wsi compare --level patient` brings slides to their patients"
         )
-    for what, of_sample in (("slides", _slides), ("patients", _patients), ("labels", _labels)):
+    units = f"{first.unit}s"
+    for what, of_sample in ((units, _slides), ("patients", _patients), ("labels", _labels)):
         mine, theirs = of_sample(first), of_sample(other)
         if mine != theirs:
             differing = sorted({row[0] for row in mine ^ theirs})
             raise PredictionsError(
-                f"{base} and {name} have different {what} for {len(differing)} slides: "
-                f"{few(differing)} — compare predictions of the same slides and labels"
+                f"{base} and {name} have different {what} for {len(differing)} {units}: "
+                f"{few(differing)} — compare predictions of the same {units} and labels"
             )
 
 

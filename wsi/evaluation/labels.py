@@ -65,6 +65,26 @@ def changed_labels(before: Predictions, after: Predictions) -> list[tuple[str, s
     ]
 
 
+def known_labels(predictions: Predictions) -> int:
+    """Return how many slides have a label."""
+    table = predictions.table
+    return len(set(table["slide_id"][table["y_true"] != ""]))
+
+
+def renamed_classes(before: Predictions, after: Predictions) -> dict[str, str]:
+    """Return old and new names of classes where all changes are such names exchanged, else none.
+
+    All slides of a class that had a label must have one and the same other, which no other class
+    has become.
+    """
+    pairs = {
+        (old, new) for old, new in zip(before.table["y_true"], after.table["y_true"]) if old != ""
+    }
+    one_to_one = len(dict(pairs)) == len({new for _, new in pairs}) == len(pairs)
+    changed = any(old != new for old, new in pairs)
+    return dict(pairs) if one_to_one and changed else {}
+
+
 def _refuse(what: str, cohort: Cohort, slides: Sequence[str]) -> None:
     if slides:
         listed = sorted(set(slides))

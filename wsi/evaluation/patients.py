@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from wsi.cohorts.camelyon17_labels import NODE_CLASSES
 from wsi.errors import PredictionsError, UnknownNameError
 from wsi.evaluation.predictions import Predictions
 from wsi.findings import few
@@ -117,6 +118,13 @@ def _refuse_differing(predictions: Predictions) -> None:
     if told:
         raise PredictionsError(
             f"slides of {len(told)} patients have different labels: {few(told)} — scores by "
-            "patient need one label each: give a table whose label column is the patient's "
-            "(--cohort, --label)"
+            "patient need one label each: give a table in which a column holds the patient's, one "
+            f"of {', '.join(predictions.classes)} (--cohort, --label){_other_way(predictions)}"
         )
+
+
+def _other_way(predictions: Predictions) -> str:
+    """Return what leads from labels of slides to those of patients, where anything is known."""
+    if set(predictions.classes) == set(NODE_CLASSES):
+        return "; for pN stages of patients from these nodes use wsi stage"
+    return "; of grades it may be that of the worst slide" if predictions.ordered else ""

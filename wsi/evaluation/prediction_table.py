@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +18,7 @@ TEXTS = ("slide_id", "patient_id", "site", "cohort", "split", "y_true", "y_pred"
 NUMBERS = ("fold", "seed")
 HEAD = ("slide_id", "patient_id", "site", "cohort", "fold", "seed", "split", "y_true")
 _DEFAULTS = {"site": "", "cohort": "", "fold": 0, "seed": 0, "split": "test", "y_true": ""}
+_DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+([eE][-+]?\d+)?")
 SUM_TOLERANCE = 1e-3  # a softmax in half precision, written with few digits
 
 
@@ -38,9 +41,10 @@ def normalised_table(table: pd.DataFrame, classes: tuple[str, ...]) -> pd.DataFr
     for name in set(TEXTS) & set(table.columns):
         table[name] = ["" if pd.isna(value) else str(value) for value in table[name]]
     problems = [problem for name in NUMBERS for problem in _make_whole(table, name)]
+    written: Any = table[probability_columns(classes)]  # a copy
     for name in probability_columns(classes):
         table[name] = np.array([_number(value) for value in table[name]])
-    problems += _probability_problems(table, classes)
+    problems += _probability_problems(table, classes, written)
     if "y_pred" not in table and not problems:
         p = table[probability_columns(classes)].to_numpy()
         table["y_pred"] = [classes[k] for k in p.argmax(axis=1)]
@@ -84,13 +88,22 @@ def _number(value: object) -> float:
         return math.nan
 
 
-def _probability_problems(table: pd.DataFrame, classes: Sequence[str]) -> list[str]:
+def decimal_commas(texts: Iterable[object]) -> str:
+    """Return what to say of numbers written as 0,25; nothing where none is."""
+    found = any(isinstance(text, str) and _DECIMAL_COMMA.fullmatch(text.strip()) for text in texts)
+    return ", for numbers need a decimal point: 0.25, not 0,25" if found else ""
+
+
+def _probability_problems(
+    table: pd.DataFrame, classes: Sequence[str], written: pd.DataFrame
+) -> list[str]:
     p = table[probability_columns(classes)].to_numpy(np.float64)
     finite = np.isfinite(p).all(axis=1)
+    commas = decimal_commas(written.to_numpy()[~finite].ravel())
     inside = ((p >= 0) & (p <= 1)).all(axis=1)
     summed = np.abs(p.sum(axis=1) - 1) <= SUM_TOLERANCE
     named = [
-        (~finite, "probabilities that are no finite numbers"),
+        (~finite, f"probabilities that are no finite numbers{commas}"),
         (finite & ~inside, "probabilities outside [0, 1]"),
         (finite & inside & ~summed, "probabilities that do not sum to 1"),
     ]

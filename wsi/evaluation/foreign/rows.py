@@ -14,7 +14,7 @@ import pandas as pd
 from wsi.cohorts.cells import Line, Table
 from wsi.cohorts.rows import PARTS
 from wsi.errors import ConfigError, PredictionsError
-from wsi.evaluation.prediction_table import SUM_TOLERANCE
+from wsi.evaluation.prediction_table import SUM_TOLERANCE, decimal_commas
 from wsi.evaluation.predictions import Predictions
 from wsi.evaluation.twice_normalised import doubted
 from wsi.findings import few
@@ -126,10 +126,11 @@ def predictions_of(layout: Layout) -> Predictions:
     """
     classes = tuple(layout.sheets[0].probabilities)
     several = len(layout.sheets) > 1
+    named = layout.unit == "slide" and any(_names_patients(sheet) for sheet in layout.sheets)
     problems: list[str] = []
     rows: list[dict[str, Any]] = []
     for sheet in layout.sheets:
-        reader = _Reader(sheet, classes, layout.unit)
+        reader = _Reader(sheet, classes, layout.unit, patients_named=named)
         rows += [reader.row(line) for line in sheet.table.lines]
         reader.look_for_twins()
         where = f"{sheet.table.path.parent.name}/{sheet.table.path.name}: " if several else ""
@@ -140,6 +141,11 @@ def predictions_of(layout: Layout) -> Predictions:
         listed = "".join(f"\n  {problem}" for problem in problems)
         raise PredictionsError(f"rows that cannot be used:{listed}\n— correct the table")
     return _told(Predictions(classes, pd.DataFrame(rows), **_about(layout)), layout)
+
+
+def _names_patients(sheet: Sheet) -> bool:
+    column = sheet.columns.get("patient_id")
+    return column is not None and any(line.cells[column] for line in sheet.table.lines)
 
 
 def _about(layout: Layout) -> dict[str, Any]:
@@ -165,9 +171,12 @@ def _told(made: Predictions, layout: Layout) -> Predictions:
 class _Reader:
     """Turns lines of a sheet into rows, and keeps what is wrong with them by kind."""
 
-    def __init__(self, sheet: Sheet, classes: tuple[str, ...], unit: str) -> None:
+    def __init__(
+        self, sheet: Sheet, classes: tuple[str, ...], unit: str, *, patients_named: bool
+    ) -> None:
         self.sheet = sheet
         self.classes = classes
+        self.patients_named = patients_named
         self.id_of = "patient_id" if unit == "patient" else "slide_id"
         self._lines: dict[str, list[int]] = defaultdict(list)
         self._first: dict[tuple[str, str, str], list[int]] = defaultdict(list)
@@ -179,9 +188,16 @@ class _Reader:
         of = self._cell(line, self.id_of)
         if not of:
             self._bad(line, f"no {self._named(self.id_of)}")
+        patient = self._cell(line, "patient_id")
+        if self.patients_named and not patient:
+            self._bad(
+                line,
+                f"no {self._named('patient_id')}, though other rows have one: name every patient, "
+                "or none and join them with --cohort",
+            )
         row = {
             "slide_id": of,
-            "patient_id": self._cell(line, "patient_id") or of,
+            "patient_id": patient or of,
             "site": self._cell(line, "site"),
             "cohort": self._cell(line, "cohort"),
             "fold": self._whole(line, "fold", self.sheet.fold),
@@ -252,7 +268,8 @@ class _Reader:
         values = np.array(list(p.values()))
         if not np.isfinite(values).all():
             bad = few(repr(text) for text in cells.values() if not math.isfinite(_number(text)))
-            self._bad(line, f"probabilities that are no finite numbers ({bad})")
+            told = decimal_commas(cells.values())
+            self._bad(line, f"probabilities that are no finite numbers ({bad}){told}")
         elif ((values < 0) | (values > 1)).any():
             self._bad(line, "probabilities outside [0, 1]: scores before a softmax are none")
         elif abs(values.sum() - 1) > SUM_TOLERANCE:
