@@ -116,6 +116,15 @@ def test_a_patient_on_two_sides_is_named(tmp_path, tool):
 def test_files_that_name_patients_need_no_cohort(tmp_path, tool):
     findings = audit_splits(WRITERS[tool](tmp_path, LEAKY))
     assert {f.ids for f in findings if f.rule == "leakage"} == {("p4",)}
+    assert "sites were not checked" in "".join(f.message for f in findings)
+
+
+def test_ids_cut_short_in_another_tools_file_are_told(tmp_path):
+    parts = SOUND | {"test": ["s10", "s11", "s"]}
+    found = audit_splits(clam(tmp_path / "splits_0.csv", parts), cohort())
+    (cut,) = [f for f in found if f.rule == "unknown-slide"]
+    assert cut.ids == ("s",)
+    assert cut.message.endswith("cut short?")
 
 
 def test_files_that_name_no_patients_ask_for_them(tmp_path):
