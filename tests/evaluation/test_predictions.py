@@ -206,6 +206,14 @@ def test_labels_join_by_a_bare_name_where_it_is_unique():
     assert join_labels(before, cohort(*BOTH)).y.tolist() == [1, 0]
 
 
+def test_ids_with_the_extension_of_a_slide_join_under_the_ids_of_the_table_and_say_so():
+    before = Predictions(AB, table(slide_id=["0012.svs", "1e5"]))
+    after = join_labels(before, cohort(*BOTH))
+    assert after.table["slide_id"].tolist() == ["0012", "1e5"]
+    assert after.notes == ("1 slide ids match but for a file extension: 0012.svs is 0012",)
+    assert changed_labels(before, after) == [("0012", "a", "b"), ("1e5", "b", "a")]
+
+
 @pytest.mark.parametrize(
     ("rows", "classes", "complaint"),
     [

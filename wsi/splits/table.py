@@ -17,7 +17,7 @@ from wsi.files import publish_bytes, publish_json, sha256_file
 from wsi.findings import Finding, errors_among, few, sentence
 from wsi.splits.folds import Fold, Splits, audit, audited, balance
 from wsi.splits.foreign import ForeignSplits, read_foreign, slides_of
-from wsi.splits.unread import unknown_slides, unread_parts
+from wsi.splits.unread import but_for_extension, unknown_slides, unread_parts
 
 SCHEMA = "wsi-splits/1"
 
@@ -128,10 +128,11 @@ def foreign_folds(
     """
     cohort = cohort or _cohort_of(foreign)
     known = {row.slide_id for row in cohort.rows}
+    meant = but_for_extension(known)
     findings: list[Finding] = [
         Finding("info", "format", f"{len(foreign.folds)} folds as {foreign.tool} writes them")
     ]
-    unknown = tuple(slide for slide in slides_of(foreign) if slide not in known)
+    unknown = tuple(slide for slide in slides_of(foreign) if meant(slide) not in known)
     if unknown:
         findings += unknown_slides(unknown, known)
     folds = []
@@ -139,9 +140,9 @@ def foreign_folds(
         placed: dict[str, list[str]] = defaultdict(list)
         for part, slides in fold.parts.items():
             for slide in slides:
-                placed[slide].append(part)
+                placed[meant(slide)].append(part)
         findings += _repeated(fold.name, placed)
-        parts = [tuple(sorted({*slides} & known)) for slides in fold.parts.values()]
+        parts = [tuple(sorted({*map(meant, slides)} & known)) for slides in fold.parts.values()]
         folds.append(Fold(index, fold.name, *parts))
     return folds, cohort, findings
 
@@ -261,6 +262,7 @@ def _placed(
     slide, fold, part = (table.require(name) for name in ("slide_id", "fold", "part"))
     patient = table.column("patient_id")
     patients = {row.slide_id: row.patient_id for row in cohort.rows}
+    meant = but_for_extension(patients)
     placed: dict[str, dict[str, str]] = defaultdict(dict)
     unknown: dict[str, int] = {}
     unread: dict[str, list[tuple[str, int]]] = defaultdict(list)
@@ -268,6 +270,7 @@ def _placed(
     problems: list[Finding] = []
     for line in table.lines:
         slide_id, word = line.cells[slide], PART_WORDS.get(line.cells[part].lower())
+        slide_id = meant(slide_id)
         if slide_id not in patients:
             unknown.setdefault(slide_id, line.number)
             continue

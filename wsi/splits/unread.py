@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
+from wsi.cohorts.table import without_extension
 from wsi.findings import Finding, few
 from wsi.registry import suggest
 
 _PARTS = ("train", "val", "test")
+
+
+def but_for_extension(known: Collection[str]) -> Callable[[str], str]:
+    """Return what gives the known id that a slide means, `x` for `x.svs` or the other way round.
+
+    An id that could mean several, or none, stays what it is.
+    """
+    stems: dict[str, list[str]] = {}
+    for slide_id in known:
+        stems.setdefault(without_extension(slide_id), []).append(slide_id)
+
+    def meant(slide: str) -> str:
+        found = [slide] if slide in known else stems.get(without_extension(slide), [])
+        return found[0] if len(found) == 1 else slide
+
+    return meant
 
 
 def unknown_slides(
