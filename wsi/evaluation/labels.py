@@ -9,6 +9,7 @@ from wsi.cohorts import Cohort, SlideRow, match_ids
 from wsi.errors import PredictionsError
 from wsi.evaluation.predictions import Predictions, other_classes
 from wsi.findings import few
+from wsi.registry import suggest
 
 
 def join_labels(
@@ -36,7 +37,9 @@ def join_labels(
     by_id = {row.slide_id: row for row in cohort.rows}
     matched = match_ids(cohort, set(table["slide_id"]))
     meant = {found: by_id[mine] for mine, found in matched.items()}
-    _refuse("are not in cohort", cohort, [s for s in table["slide_id"] if s not in meant])
+    unknown = sorted(s for s in set(table["slide_id"]) if s not in meant)
+    near = suggest(unknown[0], by_id) if unknown else ""
+    _refuse("are not in cohort", cohort, unknown, near)
     if not keep_labels:
         none = [s for s in table["slide_id"] if not meant[s].label]
         _refuse("have no label in cohort", cohort, none)
@@ -84,11 +87,11 @@ def changed_labels(before: Predictions, after: Predictions) -> list[tuple[str, s
     return sorted(row for row in rows if row[1] and row[1] != row[2])
 
 
-def _refuse(what: str, cohort: Cohort, slides: Sequence[str]) -> None:
+def _refuse(what: str, cohort: Cohort, slides: Sequence[str], near: str = "") -> None:
     if slides:
         listed = sorted(set(slides))
         raise PredictionsError(
-            f"{len(listed)} predicted slides {what} {cohort.name}: {few(listed)} — "
+            f"{len(listed)} predicted slides {what} {cohort.name}: {few(listed)}{near} — "
             "use the cohort table of the run"
         )
 
