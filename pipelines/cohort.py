@@ -13,7 +13,13 @@ from pipelines.console import Console, counted
 from pipelines.workers import processes
 from wsi.cohorts import COHORTS, Cohort, check_cohort, read_cohort
 from wsi.cohorts.built import Built, write_built
-from wsi.cohorts.camelyon17_labels import NodeLabels, check_labels, read_labels, staged
+from wsi.cohorts.camelyon17_labels import (
+    NodeLabels,
+    check_labels,
+    read_labels,
+    staged,
+    stages_derived,
+)
 from wsi.cohorts.miniature import Slide, plan
 from wsi.errors import ConfigError
 from wsi.findings import Finding, errors_among
@@ -171,6 +177,8 @@ def _differences(mine: NodeLabels, other: NodeLabels, console: Console) -> dict[
     patients = [p for p in shared if here[p] != there[p]]
     kappa = stage_kappa([here[p] for p in shared], [there[p] for p in shared])
     console.say(f"against {other.line}")
+    if derived := stages_derived(other):
+        console.say(derived)  # of `mine` the findings tell
     rows = [[node, mine.nodes[node], other.nodes[node]] for node in nodes]
     rows += [[patient, here[patient], there[patient]] for patient in patients]
     if rows:

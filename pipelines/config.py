@@ -316,6 +316,11 @@ def _near_key(path: str) -> str:
     if leaf in FOREIGN:
         return f" — here it is {FOREIGN[leaf]}"
     known = [*keys(), *_parameters(section)]
+    # Before the same word elsewhere: fit.seed means fit.seeds, not split.seed.
+    beside = [key.rpartition(".")[2] for key in known if key.rpartition(".")[0] == section]
+    spelt = difflib.get_close_matches(leaf, beside, n=1, cutoff=0.8) if section else []
+    if spelt:
+        return f" (did you mean '{section}.{spelt[0]}'?)"
     same_leaf = [key for key in known if key.rpartition(".")[2] == leaf]
     if same_leaf:
         return f" (did you mean '{same_leaf[0]}'?)"

@@ -166,7 +166,8 @@ def splits_audit(
         A split table written by `wsi splits make`, or a file or folder of CLAM (splits_0.csv),
         TransMIL (fold0.csv), PANTHER (train.csv, test.csv) or MIL-Lab (a column per fold).
     cohort
-        The cohort table it divides; needed unless the file itself names the patients.
+        The cohort table it divides; needed unless the file itself names the patients, and for
+        labels and sites.
     """
     from pipelines.cohort import audit
 

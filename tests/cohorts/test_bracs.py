@@ -153,3 +153,33 @@ def test_an_overlay_relabels_and_leaves_out(tmp_path):
     built = bracs.build(None, table(tmp_path / "t.csv"), overlay=overlay)
     assert {r["slide_id"]: r["c7"] for r in built.rows}["BRACS_2"] == "UDH"
     assert "BRACS_1" not in {r["slide_id"] for r in built.rows}
+
+
+def test_the_published_table_is_of_a_known_version_and_one_cut_short_is_not(tmp_path):
+    whole = bracs.build(None, TABLE)
+    assert "not-official" not in {f.rule for f in whole.findings}
+    assert whole.record.line.startswith("BRACS labels (")
+    lines = TABLE.read_text().splitlines()
+    cut = tmp_path / "cut.csv"
+    cut.write_text("\n".join(lines[:501]) + "\n")
+    built = bracs.build(None, cut)
+    (told,) = [f for f in built.findings if f.rule == "not-official"]
+    assert told.severity == "warning"
+    assert told.message.startswith("not the official table: 500 of 547 slides")
+    assert built.record.line.startswith("BRACS labels of no known version (")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("BRACS_265,87,UDH,Validation", "BRACS_265,87,UDH,Training", "396/64/87 slides in train"),
+        ("BRACS_1832,97,", "BRACS_1832,new,", "190 patients, not 189"),
+        ("BRACS_264,85,PB", "BRACS_264,85,UDH", "44/146/75/41/48/61/132 slides of N/PB/UDH"),
+    ],
+)
+def test_slides_moved_to_another_part_or_patient_make_another_table(tmp_path, old, new, told):
+    text = TABLE.read_text()
+    assert old in text
+    (tmp_path / "other.csv").write_text(text.replace(old, new))
+    findings = bracs.build(None, tmp_path / "other.csv").findings
+    assert [told in f.message for f in findings if f.rule == "not-official"] == [True]

@@ -224,3 +224,14 @@ def test_unknown_labels_of_many_slides_are_one_line(table):
         f"{path.name}: labels that are none of the classes a, b: 'aa' (did you mean 'a'?) of "
         "5 slides (s0, s1, s2 and 2 more); 'q' of 1 slide (s5) — correct data.classes or the table"
     )
+
+
+def test_ids_match_but_for_the_extension_of_a_slide_on_either_side():
+    available = ["x", "a/y.svs", "z.tif", "v1.2", "w.svs", "w.tif"]
+    matched = match_ids(cohort_of("x.svs", "y", "z.TIF", "v1", "z", "w.svs"), available)
+    assert matched == {"x.svs": "x", "y": "a/y.svs", "z": "z.tif", "w.svs": "w.svs"}
+
+
+def test_an_extension_that_could_be_either_of_two_is_refused():
+    with pytest.raises(CohortError, match=r"slide w could be w\.svs, w\.tif"):
+        match_ids(cohort_of("w"), ["w.svs", "w.tif"])

@@ -207,6 +207,21 @@ def test_labels_join_by_a_bare_name_where_it_is_unique():
     assert join_labels(before, cohort(*BOTH)).y.tolist() == [1, 0]
 
 
+def test_ids_with_the_extension_of_a_slide_join_under_the_ids_of_the_table_and_say_so():
+    before = Predictions(AB, table(slide_id=["0012.svs", "1e5"]))
+    after = join_labels(before, cohort(*BOTH))
+    assert after.table["slide_id"].tolist() == ["0012", "1e5"]
+    assert after.notes == ("1 slide ids match but for a file extension: 0012.svs is 0012",)
+    assert changed_labels(before, after) == [("0012", "a", "b"), ("1e5", "b", "a")]
+
+
+def test_a_slide_of_another_format_is_told_the_nearest_id():
+    before = Predictions(AB, table(slide_id=["0012.tif", "1e5"]))
+    rows = (("0012.svs", *BOTH[0][1:]), BOTH[1])
+    with pytest.raises(PredictionsError, match=r"0012\.tif \(did you mean '0012\.svs'\?\)"):
+        join_labels(before, cohort(*rows))
+
+
 @pytest.mark.parametrize(
     ("rows", "classes", "complaint"),
     [

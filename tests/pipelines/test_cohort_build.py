@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 
 from pipelines.cli import run_command
+from wsi.cohorts.miniature import plan
 
 Json = Callable[..., Any]
 LABELS = Path(__file__).parents[1] / "cohorts" / "labels"
 A, B = LABELS / "stage_labels_a.csv", LABELS / "stage_labels_b.csv"
+C, BRACS = LABELS / "node_labels_c.csv", LABELS / "bracs_slides.csv"
 
 
 def said(capsys: pytest.CaptureFixture[str], words: list[object]) -> tuple[int, str]:
@@ -40,6 +42,45 @@ def test_two_files_are_compared_by_nodes_patients_and_kappa(capsys) -> None:
     assert (
         "22 nodes and 10 of 100 patients differ; quadratic kappa between the stages 0.9751" in text
     )
+
+
+def test_stages_that_a_file_lacks_are_said_to_be_derived(tmp_path, capsys) -> None:
+    derived = (
+        "node_labels_c.csv has no stages: those of 100 patients are derived from the nodes by the "
+        "pN rule"
+    )
+    for words in (
+        ["cohort", "labels", B, "--against", C],
+        ["cohort", "labels", C],
+        ["cohort", "build", "camelyon17", "--labels", C, "--out", tmp_path / "c.csv"],
+    ):
+        _, text = said(capsys, words)
+        assert derived in text
+    assert derived in (tmp_path / "c.json").read_text()
+    _, text = said(capsys, ["cohort", "labels", B])
+    assert "has no stages" not in text
+
+
+def test_the_labels_of_another_data_set_are_told_from_camelyon17s(capsys) -> None:
+    code, text = said(capsys, ["cohort", "labels", BRACS])
+    assert code == 5
+    assert "no CAMELYON-17 label file" in text
+    assert "`wsi cohort build bracs`" in text
+    assert "two classes" not in text
+
+
+@pytest.mark.parametrize("name", ["camelyon17", "bracs"])
+def test_the_table_of_a_miniature_says_that_its_slides_are_synthetic(
+    tmp_path, capsys, name
+) -> None:
+    plan(name).write_tables(tmp_path)
+    labels = next(tmp_path.rglob("*.csv"))
+    words = ["cohort", "build", name, "--labels", labels, "--out", tmp_path / "c.csv"]
+    code, text = said(capsys, words)
+    assert code == 0
+    assert "labels: synthetic slides of a miniature of" in text
+    assert "not the official table" not in text
+    assert "no version known" not in text
 
 
 def test_refused_labels_write_no_table_and_accepted_ones_are_on_record(tmp_path, capsys) -> None:
@@ -126,6 +167,8 @@ def test_a_miniature_runs_from_its_folders_to_its_report_by_the_preset(
     metrics = json.loads((run / "metrics.json").read_text())
     assert len(metrics["classes"]) == classes
     assert metrics["n"] == tested
+    assert metrics["labels_from"].startswith("synthetic slides")
+    assert "synthetic slides of a miniature" in (run / "model-card.md").read_text()
     assert metrics["labels_from"] in text
     assert metrics["labels_from"] in (run / "report.html").read_text()
     with (run / "predictions.csv").open(newline="") as handle:

@@ -129,6 +129,11 @@ def test_numbers_are_those_of_yaml_1_2(text: str, value: float) -> None:
     assert lr == value
 
 
+def test_a_key_nearly_of_its_section_is_not_sent_to_another() -> None:
+    assert "(did you mean 'fit.seeds'?)" in refusal("fit.seed=1")
+    assert "(did you mean 'split.seed'?)" in refusal("data.seed=1")
+
+
 def test_words_of_yaml_1_1_stay_words(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("data:\n  classes: [NO, yes, on, off]\n")

@@ -20,6 +20,7 @@ from pipelines.cli import app
 from pipelines.config import load_config
 from pipelines.console import Console
 from pipelines.demo import NEXT, say_alarms
+from wsi.cohorts import read_cohort
 from wsi.cohorts.synthetic import plan_cohort, write_table
 
 CLASSES = ("normal", "large-cell", "small-cell")
@@ -62,6 +63,8 @@ def test_the_table_of_the_plan_names_every_slide(tmp_path: Path) -> None:
         assert (row["slide_id"], row["label"]) == (item.slide_id, item.label)
         assert (row["patient_id"], row["site"]) == (item.patient_id, item.site.name)
         assert row["path"] == f"slides/{item.slide_id}.svs"
+    cohort = read_cohort(tmp_path / "cohort.csv", classes=CLASSES)
+    assert cohort.labels_from == "synthetic slides, drawn by wsi with their labels"
 
 
 NO_NETWORK = """

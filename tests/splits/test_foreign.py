@@ -116,6 +116,15 @@ def test_a_patient_on_two_sides_is_named(tmp_path, tool):
 def test_files_that_name_patients_need_no_cohort(tmp_path, tool):
     findings = audit_splits(WRITERS[tool](tmp_path, LEAKY))
     assert {f.ids for f in findings if f.rule == "leakage"} == {("p4",)}
+    assert "sites were not checked" in "".join(f.message for f in findings)
+
+
+def test_ids_cut_short_in_another_tools_file_are_told(tmp_path):
+    parts = SOUND | {"test": ["s10", "s11", "s"]}
+    found = audit_splits(clam(tmp_path / "splits_0.csv", parts), cohort())
+    (cut,) = [f for f in found if f.rule == "unknown-slide"]
+    assert cut.ids == ("s",)
+    assert cut.message.endswith("cut short?")
 
 
 def test_files_that_name_no_patients_ask_for_them(tmp_path):
@@ -230,3 +239,15 @@ def test_a_site_on_both_sides_is_told_where_patients_are_mixed_from_several_peop
     path = clam(tmp_path / "splits_1.csv", {**by_site, "val": []})
     assert "mixed-patients" not in rules(audit_splits(path, mixed), "warning")
     assert "mixed-patients" not in rules(audit_splits(path, cohort()), "warning")
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [("", ".svs"), (".tif", ""), (".svs", ".svs")])
+def test_ids_with_and_without_the_extension_of_a_slide_are_the_same(tmp_path, theirs, ours):
+    rows = tuple(replace(row, slide_id=row.slide_id + ours) for row in cohort().rows)
+    parts = {part: [s + theirs for s in ids] for part, ids in LEAKY.items()}
+    own = tmp_path / "splits.csv"
+    lines = [f"{s},0,{part}" for part, ids in parts.items() for s in ids]
+    own.write_text("\n".join(["slide_id,fold,part", *lines]) + "\n")
+    for path in (clam(tmp_path / "splits_0.csv", parts), own):
+        found = audit_splits(path, replace(cohort(), rows=rows))
+        assert {f.rule for f in found if f.severity == "error"} == {"leakage"}

@@ -134,3 +134,61 @@ def test_an_audit_of_sound_splits_finds_no_error(tmp_path):
     found = audit_splits(tmp_path / "splits.csv", COHORT)
     assert {f.rule for f in found} == {"class-balance", "site-balance"}
     assert {f.severity for f in found} == {"info"}
+
+
+def test_a_file_that_names_its_patients_is_audited_without_a_cohort(hand_made):
+    lines = ("0004,002,0,train", "0005,002,0,test", "0002,001,0,val", "0003,001,0,test")
+    found = audit_splits(hand_made(*SOUND, *lines))
+    by_rule = {f.rule: f for f in found}
+    assert {f.rule for f in found if f.severity == "error"} == {"leakage", "conflict"}
+    assert by_rule["leakage"].ids == ("002",)
+    assert by_rule["conflict"].ids == ("0002",)
+    assert (by_rule["repeated"].severity, by_rule["repeated"].ids) == ("warning", ("0003",))
+    assert "labels and sites were not checked" in by_rule["unchecked"].message
+    assert "unchecked" not in {f.rule for f in audit_splits(hand_made(*SOUND), COHORT)}
+
+
+def test_a_slide_of_two_patients_is_told_without_a_cohort(hand_made):
+    found = audit_splits(hand_made(*SOUND, "0000,009,1,train"))
+    (two,) = [f for f in found if f.rule == "patient"]
+    assert two.message == "line 6: slide 0000 has patient 009, an earlier line says 000"
+
+
+def test_a_file_that_names_no_patients_asks_for_the_cohort(tmp_path):
+    path = tmp_path / "splits.csv"
+    path.write_text("slide_id,fold,part\n0000,0,train\n0001,0,test\n")
+    with pytest.raises(ConfigError, match=r"whose 2 slides are .*--cohort"):
+        audit_splits(path)
+
+
+def test_ids_that_begin_ids_of_the_cohort_are_told_together_as_cut_short(hand_made):
+    found = audit_splits(
+        hand_made(*SOUND, "000,000,0,test", "001,000,0,test", "77,0,0,test"), COHORT
+    )
+    cut, other = [f for f in found if f.rule == "unknown-slide"]
+    assert (cut.ids, cut.line) == (("000", "001"), 6)
+    assert cut.message == (
+        "lines 6, 7: 2 slides are not in the cohort and begin ids of it: '000' of 0000, 0001 and "
+        "8 more, '001' of 0010, 0011 and 8 more — cut short?"
+    )
+    assert other.message == "line 8: unknown slide '77'"
+
+
+def test_a_part_misspelt_in_many_rows_is_one_finding(hand_made):
+    rows = [f"{k:04},{k // 2:03},0,tset" for k in range(4, 28)]
+    found = audit_splits(hand_made(*SOUND, *rows), COHORT)
+    (told,) = [f for f in found if f.rule == "unknown-part"]
+    assert len(told.ids) == 24
+    assert told.message.startswith(
+        "lines 6, 7, 8, 9, 10 and 19 more: unknown part 'tset' (did you mean 'test'?) in 24 rows"
+    )
+
+
+def test_classes_are_counted_in_the_order_given(hand_made):
+    backwards = Cohort("toy", ("b", "a"), ROWS)
+    (told,) = [
+        f
+        for f in audit_splits(hand_made(*SOUND, "0004,002,0,train"), backwards)
+        if f.rule == "class-balance"
+    ]
+    assert told.message.startswith("fold 0, slides by class (b, a): train 1/2,")

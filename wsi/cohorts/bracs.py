@@ -14,6 +14,7 @@ from pathlib import Path
 
 from wsi.cohorts.built import Built, Labels, overlaid, read_overlay, slide_files, with_findings
 from wsi.cohorts.cells import Table, read_table
+from wsi.cohorts.record import synthetic_beside
 from wsi.cohorts.rows import PARTS
 from wsi.errors import CohortError, ConfigError
 from wsi.files import sha256_file
@@ -28,6 +29,11 @@ TYPES = tuple(name for names in GROUPS.values() for name in names)
 
 GROUP_OF = {name: group for group, names in GROUPS.items() for name in names}
 CLASSES = {"c7": TYPES, "c3": tuple(GROUPS)}
+
+SLIDES, PATIENTS = 547, 189
+OFFICIAL = {"train": 395, "val": 65, "test": 87}
+OF_TYPES = (44, 147, 74, 41, 48, 61, 132)
+"""Slides and patients of the data set, slides of each part of its own split and of each type."""
 
 _COLUMNS = ("slide_id", "patient_id", "c7", "c3", "split", "path")
 _SHEET = "WSI_Information"
@@ -77,9 +83,10 @@ def build(
         for slide in sorted({*folders, *table})
     }
     patients_known = bool(table) and len({s.patient for s in table.values()}) < len(table)
-    built = Built(
-        "bracs", _COLUMNS, (), _labels(table_file, said), CLASSES, patients_known=patients_known
-    )
+    differs = _unlike_official(said, patients_known)
+    labels_of = _labels(table_file, said, differs)
+    built = Built("bracs", _COLUMNS, (), labels_of, CLASSES, patients_known=patients_known)
+    built = with_findings(built, _not_official(differs, labels_of), accept=accept)
     found = [*_contradictions(folders, table), *_gaps(said), *_fakes(table, patients_known)]
     built = with_findings(built, found, accept=accept)
     if overlay is not None:
@@ -105,15 +112,41 @@ def _table_below(root: Path | None) -> Path | None:
     return found[0] if found else None
 
 
-def _labels(path: Path | None, said: Mapping[str, _Said]) -> Labels:
+def _unlike_official(said: Mapping[str, _Said], patients_known: bool) -> str:
+    """Return in what the slides differ from the published table, in figures; empty if in none."""
+    if len(said) != SLIDES:
+        return f"{len(said)} of {SLIDES} slides"
+    parts = Counter(one.split for one in said.values())
+    if parts != OFFICIAL:
+        mine, theirs = ("/".join(str(of[part]) for part in OFFICIAL) for of in (parts, OFFICIAL))
+        return f"{mine} slides in {'/'.join(OFFICIAL)}, not {theirs}"
+    types = Counter(one.label for one in said.values())
+    if any(types[name] != n for name, n in zip(TYPES, OF_TYPES, strict=True)):
+        mine = "/".join(str(types[name]) for name in TYPES)
+        return f"{mine} slides of {'/'.join(TYPES)}, not {'/'.join(map(str, OF_TYPES))}"
+    patients = len({one.patient for one in said.values()})
+    if patients_known and patients != PATIENTS:
+        return f"{patients} patients, not {PATIENTS}"
+    return ""
+
+
+def _not_official(differs: str, labels: Labels) -> Iterator[Finding]:
+    if differs and not labels.details["synthetic"]:
+        message = f"not the official table: {differs} — published results rest on all of them"
+        yield Finding("warning", "not-official", message)
+
+
+def _labels(path: Path | None, said: Mapping[str, _Said], differs: str) -> Labels:
     counted = Counter(one.label for one in said.values())
     counts = "/".join(str(counted[name]) for name in TYPES)
-    details = {"slides": len(said), "counts": counts}
+    drawn = "" if path is None else synthetic_beside(path)
+    details = {"slides": len(said), "counts": counts, "synthetic": bool(drawn)}
+    what = drawn or ("BRACS labels of no known version" if differs else "BRACS labels")
     if path is None:
-        text = f"BRACS labels of the folders ({counts} of {'/'.join(TYPES)}), patients unknown"
+        text = f"{what}, of the folders ({counts} of {'/'.join(TYPES)}), patients unknown"
         return Labels(text, "", "", details)
     sha256 = sha256_file(path)
-    text = f"BRACS labels ({counts} of {'/'.join(TYPES)}; {path.name}, sha256 {sha256[:12]})"
+    text = f"{what} ({counts} of {'/'.join(TYPES)}; {path.name}, sha256 {sha256[:12]})"
     return Labels(text, path.name, sha256, details)
 
 

@@ -124,6 +124,7 @@ def _label_file(root: Path | None, labels: Path | None) -> Path:
 
 def _labels(given: NodeLabels) -> Labels:
     details = {"version": given.version, "nodes": len(given.nodes), "counts": given.counts}
+    details["synthetic"] = bool(given.synthetic)
     return Labels(given.line, given.file, given.sha256, details)
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsi.cohorts.cells import Table, read_table
+from wsi.cohorts.record import synthetic_beside
 from wsi.errors import CohortError, ConfigError
 from wsi.files import sha256_file
 from wsi.findings import Finding, few, sentence
@@ -58,12 +59,14 @@ class NodeLabels:
     Attributes:
         nodes: node to label.
         stages: patient to stage; empty where the file has none.
+        synthetic: what the record beside drawn labels says of them; empty for any others.
     """
 
     file: str
     sha256: str
     nodes: Mapping[str, str]
     stages: Mapping[str, str]
+    synthetic: str = ""
 
     @property
     def version(self) -> str | None:
@@ -81,8 +84,9 @@ class NodeLabels:
     def line(self) -> str:
         """Return what results say of these labels."""
         version = f"version {self.version}" if self.version else "of no known version"
+        what = self.synthetic or f"CAMELYON-17 node labels {version}"
         return (
-            f"CAMELYON-17 node labels {version} ({self.counts} of {'/'.join(NODE_CLASSES)}; "
+            f"{what} ({self.counts} of {'/'.join(NODE_CLASSES)}; "
             f"{self.file}, sha256 {self.sha256[:12]})"
         )
 
@@ -146,7 +150,7 @@ def read_labels(path: Path) -> NodeLabels:
         problems.append(Finding("error", "empty", "no node has a label"))
     if problems:
         raise CohortError(sentence(problems, path.name) + f" — use {_TELLS}")
-    return NodeLabels(path.name, sha256_file(path), nodes, stages)
+    return NodeLabels(path.name, sha256_file(path), nodes, stages, synthetic_beside(path))
 
 
 def _refuse_other_classes(table: Table, value: str) -> None:
@@ -154,6 +158,11 @@ def _refuse_other_classes(table: Table, value: str) -> None:
     found = Counter(line.cells[value] for line in table.lines)
     if found and not set(found) & {*NODE_CLASSES, *STAGES}:
         listed = few(f"{label} ({n})" for label, n in found.items())
+        if len(found) > 2:
+            raise CohortError(
+                f"{table.path.name} has the labels {listed}, none of {', '.join(NODE_CLASSES)}: it "
+                "is no CAMELYON-17 label file — of BRACS, `wsi cohort build bracs` makes the table"
+            )
         raise CohortError(
             f"{table.path.name} has the labels {listed}, none of {', '.join(NODE_CLASSES)} — two "
             f"classes do not tell the versions apart, nor where itc counts; use {_TELLS}"
@@ -182,7 +191,7 @@ def check_labels(labels: NodeLabels, annotated: Collection[str] = ANNOTATED) -> 
         annotated: nodes that lesions were drawn on.
     """
     findings = [*_annotated_negative(labels, annotated), *_against_the_rule(labels)]
-    if labels.version is None:
+    if labels.version is None and not labels.synthetic:
         findings.append(
             Finding(
                 "warning",
@@ -194,7 +203,20 @@ def check_labels(labels: NodeLabels, annotated: Collection[str] = ANNOTATED) -> 
             )
         )
     findings += _incomplete(labels)
+    if derived := stages_derived(labels):
+        findings.append(Finding("info", "stages-derived", derived))
     return findings
+
+
+def stages_derived(labels: NodeLabels) -> str:
+    """Return that a file without stages has them from its nodes; empty for one that has some."""
+    n = len(staged(labels.nodes, {}))
+    if labels.stages or not n:
+        return ""
+    return (
+        f"{labels.file} has no stages: those of {n} patients are derived from the nodes by the "
+        "pN rule"
+    )
 
 
 def _annotated_negative(labels: NodeLabels, annotated: Collection[str]) -> Iterator[Finding]:

@@ -18,6 +18,7 @@ from shapely.geometry import Polygon
 
 from wsi.cohorts.bracs import GROUP_OF, TYPES
 from wsi.cohorts.camelyon17_labels import pn_stage
+from wsi.cohorts.record import Record, write_record
 from wsi.errors import ConfigError
 from wsi.files import publish_bytes
 from wsi.slides.synthetic import SITES, Site, Tissue, write_synthetic
@@ -78,15 +79,19 @@ class Slide:
 
 @dataclass(frozen=True)
 class Tree:
-    """A data set in the making: its slides, and its tables by path."""
+    """A data set in the making: its name, its slides, and its tables by path."""
 
+    name: str
     slides: tuple[Slide, ...]
     tables: dict[str, str]
 
     def write_tables(self, root: Path) -> None:
-        """Write the tables, after the slides."""
+        """Write the tables, after the slides, each with a record that its labels are drawn."""
+        labels = f"synthetic slides of a miniature of {self.name}, with drawn labels"
+        record = Record(self.name, labels, details={"synthetic": True})
         for path, text in self.tables.items():
             publish_bytes(root / path, text.encode())
+            write_record(record, root / path)
 
 
 def plan(name: str, seed: int = 0) -> Tree:
@@ -124,7 +129,7 @@ def _camelyon17(rng: np.random.Generator) -> Tree:
                 )
             )
     table = _csv(("patient", "stage"), rows)
-    return Tree(tuple(slides), {"training/stage_labels.csv": table})
+    return Tree("CAMELYON-17", tuple(slides), {"training/stage_labels.csv": table})
 
 
 def _centre(k: int) -> Site:
@@ -158,7 +163,7 @@ def _bracs(rng: np.random.Generator) -> Tree:
                 )
                 rows.append((name, str(patient), "0", type_, _FOLDERS[part]))
     header = ("WSI Filename", "Patient Id", "RoI", "WSI label", "Set")
-    return Tree(tuple(slides), {"BRACS.csv": _csv(header, rows)})
+    return Tree("BRACS", tuple(slides), {"BRACS.csv": _csv(header, rows)})
 
 
 def _csv(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -54,6 +54,13 @@ def write_record(record: Record, table: Path) -> None:
     publish_json(table.with_suffix(".json"), body)
 
 
+def synthetic_beside(labels: Path) -> str:
+    """Return what the record beside a file of drawn labels says of them; empty beside others."""
+    found = read_record(labels)
+    drawn = found is not None and found[0].details.get("synthetic") is True
+    return found[0].labels if found is not None and drawn else ""
+
+
 def read_record(table: Path) -> tuple[Record, bool] | None:
     """Return the record of a table and whether the table is as it was written; None without one.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from wsi.cohorts.record import Record, write_record
 from wsi.files import publish_bytes
 from wsi.slides.synthetic import CLASSES, SITES, Site, Tissue, write_synthetic
 
@@ -59,12 +60,14 @@ def write_slide_of(planned: Planned, folder: Path, tissue: Tissue | None = None)
 
 
 def write_table(planned: list[Planned], paths: list[Path], table: Path) -> None:
-    """Write the cohort table; paths are relative to it."""
+    """Write the cohort table, and beside it that its slides are drawn; paths are relative to it."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["slide_id", "patient_id", "label", "site", "path"])
     writer.writerows(_rows(planned, paths, table.parent))
     publish_bytes(table, text.getvalue().encode())
+    labels = "synthetic slides, drawn by wsi with their labels"
+    write_record(Record("synthetic", labels, details={"synthetic": True}), table)
 
 
 def _rows(planned: list[Planned], paths: list[Path], root: Path) -> Iterator[list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -121,10 +122,19 @@ def read_ids(path: Path | str) -> Cohort:
     return Cohort(path.stem, (), rows)
 
 
+_EXTENSION = re.compile(r"\.(svs|tiff?|ndpi|mrxs|scn|dcm|h5|pt)$", re.IGNORECASE)
+
+
+def without_extension(slide_id: str) -> str:
+    """Return an id without the extension of a slide or of its features."""
+    return _EXTENSION.sub("", slide_id)
+
+
 def match_ids(cohort: Cohort, available: Iterable[str]) -> dict[str, str]:
     """Return which available id each slide of the cohort means; slides without one are left out.
 
-    An id matches itself, else the one available id whose last path component it is.
+    An id matches itself, else the one available id whose last path component it is, else the one
+    that differs from it by nothing but a slide's file extension (`x` and `x.svs`).
 
     Raises:
         CohortError: a bare name has several candidates, or two slides mean the same id.
@@ -132,13 +142,23 @@ def match_ids(cohort: Cohort, available: Iterable[str]) -> dict[str, str]:
     ids = list(available)
     exact = set(ids)
     by_name: dict[str, list[str]] = defaultdict(list)
+    by_stem: dict[str, list[str]] = defaultdict(list)
     for slide_id in ids:
-        by_name[slide_id.rsplit("/", 1)[-1]].append(slide_id)
+        name = slide_id.rsplit("/", 1)[-1]
+        by_name[name].append(slide_id)
+        if (stem := without_extension(name)) != name:
+            by_stem[stem].append(slide_id)
+            if "/" in slide_id:
+                by_stem[without_extension(slide_id)].append(slide_id)
     matched: dict[str, str] = {}
     problems: list[str] = []
     meant: dict[str, str] = {}
     for row in cohort.rows:
+        stem = without_extension(row.slide_id)
         candidates = [row.slide_id] if row.slide_id in exact else by_name.get(row.slide_id, [])
+        if not candidates and stem != row.slide_id:
+            candidates = [stem] if stem in exact else by_name.get(stem, [])
+        candidates = candidates or by_stem.get(row.slide_id, [])
         if len(candidates) > 1:
             problems.append(f"slide {row.slide_id} could be {few(sorted(candidates))}")
         elif candidates and candidates[0] in meant:

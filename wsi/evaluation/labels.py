@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from wsi.cohorts import Cohort, SlideRow, match_ids
 from wsi.errors import PredictionsError
 from wsi.evaluation.predictions import Predictions, other_classes
 from wsi.findings import few
+from wsi.registry import suggest
 
 
 def join_labels(
@@ -16,7 +17,8 @@ def join_labels(
 ) -> Predictions:
     """Return the predictions with the labels of a cohort table, its sites and name if missing.
 
-    A slide whose patient is unknown, so that its own id stands there, gets that of the table.
+    A slide whose patient is unknown, so that its own id stands there, gets that of the table. One
+    that differs from the table's by its file extension gets the table's id, and a note says so.
 
     Args:
         keep_labels: leave the labels as they are, and take patients and sites alone.
@@ -33,10 +35,11 @@ def join_labels(
         )
     table = predictions.table.copy()
     by_id = {row.slide_id: row for row in cohort.rows}
-    meant = {
-        found: by_id[mine] for mine, found in match_ids(cohort, set(table["slide_id"])).items()
-    }
-    _refuse("are not in cohort", cohort, [s for s in table["slide_id"] if s not in meant])
+    matched = match_ids(cohort, set(table["slide_id"]))
+    meant = {found: by_id[mine] for mine, found in matched.items()}
+    unknown = sorted(s for s in set(table["slide_id"]) if s not in meant)
+    near = suggest(unknown[0], by_id) if unknown else ""
+    _refuse("are not in cohort", cohort, unknown, near)
     if not keep_labels:
         none = [s for s in table["slide_id"] if not meant[s].label]
         _refuse("have no label in cohort", cohort, none)
@@ -45,24 +48,43 @@ def join_labels(
     known = table["patient_id"] != table["slide_id"]
     others = [r.slide_id for r, p in zip(rows, table["patient_id"].where(known)) if _differs(r, p)]
     _refuse("have another patient in cohort", cohort, others)
+    renamed, notes = _renamed(matched)
+    table["slide_id"] = [renamed.get(slide_id, slide_id) for slide_id in table["slide_id"]]
+    notes = (*predictions.notes, *notes)
     table["patient_id"] = [row.patient_id for row in rows]
     table["site"] = [kept or row.site or "" for kept, row in zip(table["site"], rows)]
     table["cohort"] = [kept or cohort.name for kept in table["cohort"]]
     if keep_labels:
-        return replace(predictions, table=table)
+        return replace(predictions, table=table, notes=notes)
     table["y_true"] = [row.label or "" for row in rows]
-    return replace(predictions, table=table, labels_from=cohort.labels_from)
+    return replace(predictions, table=table, labels_from=cohort.labels_from, notes=notes)
+
+
+def _renamed(matched: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """Return the table's ids by predicted ones that differ by an extension, and a note of them.
+
+    Other tools' tables then pair with a run's, slide by slide.
+    """
+    renamed = {
+        theirs: mine
+        for mine, theirs in matched.items()
+        if theirs.rsplit("/", 1)[-1] != mine.rsplit("/", 1)[-1]
+    }
+    if not renamed:
+        return {}, []
+    listed = few((f"{theirs} is {mine}" for theirs, mine in renamed.items()), 2)
+    return renamed, [f"{len(renamed)} slide ids match but for a file extension: {listed}"]
 
 
 def changed_labels(before: Predictions, after: Predictions) -> list[tuple[str, str, str]]:
-    """Return slide_id, old and new label of every slide whose known label differs."""
-    old = dict(zip(before.table["slide_id"], before.table["y_true"]))
-    new = dict(zip(after.table["slide_id"], after.table["y_true"]))
-    return [
-        (slide_id, label, new[slide_id])
-        for slide_id, label in sorted(old.items())
-        if label and slide_id in new and new[slide_id] != label
-    ]
+    """Return slide_id, old and new label of every slide whose known label differs.
+
+    Args:
+        after: the same rows; ids may differ by an extension.
+    """
+    old, new = before.table["y_true"], after.table["y_true"]
+    rows = set(zip(after.table["slide_id"], old, new, strict=True))
+    return sorted(row for row in rows if row[1] and row[1] != row[2])
 
 
 def known_labels(predictions: Predictions) -> int:
@@ -85,11 +107,11 @@ def renamed_classes(before: Predictions, after: Predictions) -> dict[str, str]:
     return dict(pairs) if one_to_one and changed else {}
 
 
-def _refuse(what: str, cohort: Cohort, slides: Sequence[str]) -> None:
+def _refuse(what: str, cohort: Cohort, slides: Sequence[str], near: str = "") -> None:
     if slides:
         listed = sorted(set(slides))
         raise PredictionsError(
-            f"{len(listed)} predicted slides {what} {cohort.name}: {few(listed)} — "
+            f"{len(listed)} predicted slides {what} {cohort.name}: {few(listed)}{near} — "
             "use the cohort table of the run"
         )
 

@@ -193,9 +193,13 @@ def _mixed(folds: Sequence[Fold], rows: Mapping[str, SlideRow]) -> Iterator[Find
 def balance(folds: Iterable[Fold], cohort: Cohort) -> Iterator[Finding]:
     """Yield the classes and sites of each part, to be read rather than judged."""
     rows = {row.slide_id: row for row in cohort.rows}
+    order = {name: k for k, name in enumerate(cohort.classes)}
     for fold in folds:
         for what, of in (("class", _label_of), ("site", _site_of)):
-            names = sorted({of(rows[s]) for ids in fold.parts().values() for s in ids} - {""})
+            found = {of(rows[s]) for ids in fold.parts().values() for s in ids} - {""}
+            names = sorted(found)
+            if what == "class":
+                names.sort(key=lambda name: order.get(name, len(order)))
             if not names:
                 continue
             told = []

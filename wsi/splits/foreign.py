@@ -16,12 +16,12 @@ from pathlib import Path
 
 from wsi.cohorts.cells import Table, read_table
 from wsi.cohorts.rows import PARTS as PART_WORDS
+from wsi.cohorts.table import without_extension
 from wsi.errors import CohortError, ConfigError
 from wsi.findings import few
 
 PARTS = ("train", "val", "test")
 
-_SLIDE_SUFFIX = re.compile(r"\.(svs|tiff?|ndpi|mrxs|scn|dcm|h5|pt)$", re.IGNORECASE)
 _FOLD_COLUMN = re.compile(r"^(?:fold|split)_?(\d+)$", re.IGNORECASE)
 _CLAM_EXTRAS = re.compile(r"_(bool|descriptor)$")
 
@@ -173,7 +173,7 @@ def _of_columns(table: Table, lower: Mapping[str, str]) -> ForeignSplits:
 
 
 def _slide(cell: str) -> str:
-    return _SLIDE_SUFFIX.sub("", _whole(cell))
+    return without_extension(_whole(cell))
 
 
 def _whole(cell: str) -> str:

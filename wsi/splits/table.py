@@ -15,9 +15,9 @@ from wsi.cohorts.suspects import barcode, suspects
 from wsi.errors import CohortError, ConfigError
 from wsi.files import publish_bytes, publish_json, sha256_file
 from wsi.findings import Finding, errors_among, few, sentence
-from wsi.registry import suggest
 from wsi.splits.folds import Fold, Splits, audit, audited, balance
 from wsi.splits.foreign import ForeignSplits, read_foreign, slides_of
+from wsi.splits.unread import but_for_extension, unknown_slides, unread_parts
 
 SCHEMA = "wsi-splits/1"
 
@@ -61,8 +61,8 @@ def audit_splits(path: Path | str, cohort: Cohort | None = None) -> list[Finding
     Files and folders of other tools are read as they are; see `wsi.splits.foreign`.
 
     Args:
-        cohort: patients, labels and sites; may be None where a file of another tool names the
-            patients itself, or its slides are TCGA's.
+        cohort: patients, labels and sites; may be None where the file names the patients itself,
+            or its slides are TCGA's. What is not checked then is told.
 
     Raises:
         ConfigError: no such file or column, or nobody knows the patients.
@@ -73,11 +73,10 @@ def audit_splits(path: Path | str, cohort: Cohort | None = None) -> list[Finding
     if foreign is not None:
         folds, whole, findings = foreign_folds(foreign, cohort)
         settings: dict[str, Any] = {"kind": "file"}
-    elif cohort is None:
-        raise ConfigError(f"{path.name} names no labels and sites — give --cohort")
     else:
-        folds, settings, findings = _read(path, cohort)
-        whole = cohort
+        whole = cohort or _named_in(read_table(path))
+        says = "the cohort" if cohort else "an earlier line"
+        folds, settings, findings = _read(path, whole, says)
     leaks = audit(folds, whole, settings)
     findings += [
         *suspects(whole.rows),
@@ -87,6 +86,8 @@ def audit_splits(path: Path | str, cohort: Cohort | None = None) -> list[Finding
     ]
     if foreign is not None:
         findings += _left_out(folds, whole)
+    if cohort is None:
+        findings += _unchecked(whole)
     rank = {"error": 0, "warning": 1, "info": 2}
     return sorted(findings, key=lambda finding: rank[finding.severity])
 
@@ -101,6 +102,22 @@ def _on_two_sides(leaks: Iterable[Finding], cohort: Cohort) -> Iterator[Finding]
         yield Finding("info", "two-sides", message, who)
 
 
+def _unchecked(cohort: Cohort) -> Iterator[Finding]:
+    """Yield what a file that was audited alone does not name."""
+    lacks = [
+        what
+        for what, named in (
+            ("labels", any(row.label for row in cohort.rows)),
+            ("sites", any(row.site for row in cohort.rows)),
+        )
+        if not named
+    ]
+    if lacks:
+        what = " and ".join(lacks)
+        message = f"{what} were not checked: the file names none — give --cohort for them"
+        yield Finding("info", "unchecked", message)
+
+
 def foreign_folds(
     foreign: ForeignSplits, cohort: Cohort | None
 ) -> tuple[list[Fold], Cohort, list[Finding]]:
@@ -111,22 +128,21 @@ def foreign_folds(
     """
     cohort = cohort or _cohort_of(foreign)
     known = {row.slide_id for row in cohort.rows}
+    meant = but_for_extension(known)
     findings: list[Finding] = [
         Finding("info", "format", f"{len(foreign.folds)} folds as {foreign.tool} writes them")
     ]
-    unknown = tuple(slide for slide in slides_of(foreign) if slide not in known)
+    unknown = tuple(slide for slide in slides_of(foreign) if meant(slide) not in known)
     if unknown:
-        near = suggest(unknown[0], known)
-        message = f"{len(unknown)} slides are not in the cohort: {few(unknown)}{near}"
-        findings.append(Finding("error", "unknown-slide", message, unknown))
+        findings += unknown_slides(unknown, known)
     folds = []
     for index, fold in enumerate(foreign.folds):
         placed: dict[str, list[str]] = defaultdict(list)
         for part, slides in fold.parts.items():
             for slide in slides:
-                placed[slide].append(part)
+                placed[meant(slide)].append(part)
         findings += _repeated(fold.name, placed)
-        parts = [tuple(sorted({*slides} & known)) for slides in fold.parts.values()]
+        parts = [tuple(sorted({*map(meant, slides)} & known)) for slides in fold.parts.values()]
         folds.append(Fold(index, fold.name, *parts))
     return folds, cohort, findings
 
@@ -151,8 +167,19 @@ def _cohort_of(foreign: ForeignSplits) -> Cohort:
     for fold in foreign.folds:
         patients |= fold.patients
         labels |= fold.labels
-    slides = list(slides_of(foreign))
-    without = [slide for slide in slides if slide not in patients and barcode(slide) is None]
+    return _of_patients(slides_of(foreign), patients, labels)
+
+
+def _of_patients(
+    slides: Iterable[str], patients: Mapping[str, str], labels: Mapping[str, str]
+) -> Cohort:
+    """Return the slides as a cohort.
+
+    Raises:
+        ConfigError: neither the file nor a barcode says whose a slide is.
+    """
+    slides = list(slides)
+    without = [s for s in slides if not patients.get(s) and barcode(s) is None]
     if without:
         raise ConfigError(
             f"the splits do not say whose {len(without)} slides are ({few(without)}) — give a "
@@ -165,7 +192,23 @@ def _cohort_of(foreign: ForeignSplits) -> Cohort:
     return Cohort("splits", (), tuple(rows))
 
 
-def _read(path: Path, cohort: Cohort) -> tuple[list[Fold], dict[str, Any], list[Finding]]:
+def _named_in(table: Table) -> Cohort:
+    """Return the slides of a file of ours with the patients it names; the first of a slide counts.
+
+    Raises:
+        ConfigError: it does not name them, or lacks a column.
+    """
+    slide, patient = table.require("slide_id"), table.column("patient_id")
+    patients: dict[str, str] = {}
+    for line in table.lines:
+        named = line.cells[patient] if patient else ""
+        patients[line.cells[slide]] = patients.get(line.cells[slide]) or named
+    return _of_patients(patients, patients, {})
+
+
+def _read(
+    path: Path, cohort: Cohort, says: str = "the cohort"
+) -> tuple[list[Fold], dict[str, Any], list[Finding]]:
     foreign = read_foreign(path)
     if foreign is not None:
         folds, _, found = foreign_folds(foreign, cohort)
@@ -173,7 +216,7 @@ def _read(path: Path, cohort: Cohort) -> tuple[list[Fold], dict[str, Any], list[
         return folds, {"kind": "file"}, [*told, *_left_out(folds, cohort)]
     table = read_table(path)
     settings, findings = _sidecar(path)
-    placed, problems = _placed(table, cohort)
+    placed, problems = _placed(table, cohort, says)
     folds = _folds(placed, settings.get("names"))
     return folds, settings, [*problems, *findings, *_left_out(folds, cohort)]
 
@@ -208,33 +251,57 @@ def _sidecar(path: Path) -> tuple[dict[str, Any], list[Finding]]:
     return {"kind": "file", **kept}, [Finding("warning", "edited", message)]
 
 
-def _placed(table: Table, cohort: Cohort) -> tuple[dict[str, dict[str, str]], list[Finding]]:
-    """Return the part of each slide by fold as written, and every bad row."""
+def _placed(
+    table: Table, cohort: Cohort, says: str
+) -> tuple[dict[str, dict[str, str]], list[Finding]]:
+    """Return the part of each slide by fold as written, and what is wrong with the rows.
+
+    Args:
+        says: who names the patients of the cohort, for messages.
+    """
     slide, fold, part = (table.require(name) for name in ("slide_id", "fold", "part"))
     patient = table.column("patient_id")
     patients = {row.slide_id: row.patient_id for row in cohort.rows}
+    meant = but_for_extension(patients)
     placed: dict[str, dict[str, str]] = defaultdict(dict)
+    unknown: dict[str, int] = {}
+    unread: dict[str, list[tuple[str, int]]] = defaultdict(list)
+    again: dict[str, int] = {}
     problems: list[Finding] = []
     for line in table.lines:
         slide_id, word = line.cells[slide], PART_WORDS.get(line.cells[part].lower())
+        slide_id = meant(slide_id)
         if slide_id not in patients:
-            rule, problem = "unknown-slide", f"unknown slide '{slide_id}'"
-            problem += suggest(slide_id, patients)
-        elif word is None:
-            rule, problem = "unknown-part", f"unknown part '{line.cells[part]}', use train, val, "
-            problem += f"test for slide {slide_id}"
-        elif patient and line.cells[patient] != patients[slide_id]:
+            unknown.setdefault(slide_id, line.number)
+            continue
+        if word is None:
+            unread[line.cells[part]].append((slide_id, line.number))
+            continue
+        if patient and line.cells[patient] and line.cells[patient] != patients[slide_id]:
             rule, problem = "patient", f"slide {slide_id} has patient {line.cells[patient]}, "
-            problem += f"the cohort says {patients[slide_id]}"
-        elif (before := placed[line.cells[fold]].setdefault(slide_id, word)) != word:
+            problem += f"{says} says {patients[slide_id]}"
+        elif slide_id in placed[line.cells[fold]]:
+            if (before := placed[line.cells[fold]][slide_id]) == word:
+                again.setdefault(slide_id, line.number)
+                continue
             rule, problem = "conflict", f"slide {slide_id} is in {before} and {word} of one fold"
         else:
+            placed[line.cells[fold]][slide_id] = word
             continue
         message = f"line {line.number}: {problem}"
         problems.append(Finding("error", rule, message, (slide_id,), line.number))
     if not table.lines:
         problems.append(Finding("error", "empty", "no rows below the header"))
-    return placed, problems
+    strange = [*unknown_slides(unknown, patients, unknown), *unread_parts(unread)]
+    return placed, [*strange, *problems, *_listed_again(again)]
+
+
+def _listed_again(again: Mapping[str, int]) -> Iterator[Finding]:
+    """Yield slides that stand several times in the same part of a fold, a remark only."""
+    if again:
+        lines = few(map(str, again.values()))
+        message = f"lines {lines}: {len(again)} slides are listed several times: {few(again)}"
+        yield Finding("warning", "repeated", message, tuple(again), next(iter(again.values())))
 
 
 def _folds(placed: dict[str, dict[str, str]], names: list[str] | None) -> list[Fold]:
