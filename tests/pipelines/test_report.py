@@ -23,6 +23,7 @@ QUICK = ("--replicates", "100")
 def test_a_report_is_made_again_from_the_run_folder(run_copy: Path, said_json) -> None:
     page = (run_copy / "report.html").read_bytes()
     card = (run_copy / "model-card.md").read_bytes()
+    assert b"| own (the probabilities come from the objective's own rule) in " in card
     for name in ("report.html", "model-card.md"):
         (run_copy / name).unlink()
     said = said_json(["report", run_copy])
