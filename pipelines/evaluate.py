@@ -56,7 +56,7 @@ class Options:
 
 @dataclass(frozen=True)
 class _Scored:
-    """What was scored and written; `told` are the notes that warnings have said already."""
+    """What was scored and written; `told` are the notes that have been said already."""
 
     predictions: Predictions
     metrics: dict[str, Any]

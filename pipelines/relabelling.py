@@ -41,8 +41,11 @@ def relabelled(
     column = label_column(read_table(cohort), wanted, not keep, "name its column with --label:")
     if keep and column is None:
         console.say(f"{cohort} has no column '{wanted}': patients and sites are taken from it")
-        return labels_of(cohort, label, source, keep=True)(predictions)
-    joined = labels_of(cohort, label, source)(predictions)
+    joined = labels_of(cohort, label, source, keep=keep and column is None)(predictions)
+    for note in joined.notes[len(predictions.notes) :]:
+        console.say(f"note: {note}")
+    if keep and column is None:
+        return joined
     table = f"{cohort.name}, column {column}, sha256 {sha256_file(cohort)[:12]}"
     joined = replace(joined, labels_from=joined.labels_from or table)
     if note := _of_changes(predictions, joined, cohort, source, foreign):

@@ -137,6 +137,18 @@ def test_labels_that_differ_by_the_order_of_classes_say_so(
     assert swapped.endswith("in another order: the labels agree with --classes normal,itc,macro")
 
 
+def test_ids_that_match_but_for_an_extension_are_said_once_and_recorded(
+    clam: Path, shared_study: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "fold_0.csv"
+    table = pd.read_csv(clam / "fold_0.csv")
+    table.assign(slide_id=table["slide_id"] + ".svs").to_csv(path, index=False)
+    words = ["evaluate", str(path), "--from", "clam", *NAMED, *FAST]
+    assert run_command([*words, "--cohort", str(shared_study.cohort)]) == 0
+    assert capsys.readouterr().err.count("match but for a file extension") == 1
+    assert recorded(tmp_path / "fold_0-metrics-cohort.json", "match but for") == 1
+
+
 def test_a_table_without_labels_gives_patients_alone(
     clam: Path, first_seed: pd.DataFrame, tmp_path: Path, said_json: Json
 ) -> None:
