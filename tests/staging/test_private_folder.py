@@ -111,7 +111,7 @@ def test_a_program_that_forgets_to_close_leaves_nothing(
     start: Start, folder: Path, wait_until: Wait, then: str
 ) -> None:
     start(then).wait(10)
-    wait_until(lambda: left_in(folder) == [], 5)
+    wait_until(lambda: left_in(folder) == [])
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
@@ -128,7 +128,7 @@ def test_a_program_that_is_killed_leaves_nothing(
     assert len(left_in(folder)) == 2
     process.send_signal(how)
     process.wait()
-    wait_until(lambda: left_in(folder) == [] and is_dead(copier), 5)
+    wait_until(lambda: left_in(folder) == [] and is_dead(copier))
 
 
 def test_the_death_of_the_parent_is_seen_where_another_process_holds_its_socket(
@@ -137,7 +137,7 @@ def test_the_death_of_the_parent_is_seen_where_another_process_holds_its_socket(
     process = start("os.fork() or time.sleep(8) or os._exit(0)\ntime.sleep(600)")
     process.kill()
     process.wait()
-    wait_until(lambda: left_in(folder) == [], 5)
+    wait_until(lambda: left_in(folder) == [])
 
 
 def test_signals_to_all_processes_of_a_job_do_not_stop_the_copier(
