@@ -7,6 +7,7 @@ import hashlib
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
@@ -25,28 +26,23 @@ class Script:
 @cache
 def template(name: str) -> Template:
     """Return a template of this package; whatever it is given is escaped."""
-    environment = Environment(
-        loader=PackageLoader("wsi.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(name)
+    return _environment(autoescape=True).get_template(name)
 
 
 @cache
 def markdown_template(name: str) -> Template:
     """Return a Markdown template of this package; whatever it is given is escaped, on one line."""
-    environment = Environment(
+    return _environment(finalize=escaped, keep_trailing_newline=True).get_template(name)
+
+
+def _environment(**more: Any) -> Environment:
+    return Environment(
         loader=PackageLoader("wsi.report", "."),
-        finalize=escaped,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        keep_trailing_newline=True,
+        **more,
     )
-    return environment.get_template(name)
 
 
 @cache
