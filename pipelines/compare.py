@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pipelines.console import Console
 from pipelines.evaluate import rule_of
 from pipelines.external import told_by, without_leakage
-from pipelines.relabelling import relabelled
+from pipelines.relabelling import check_label, relabelled
 from pipelines.rundir import RunDir
 from pipelines.scoring import interval
 from pipelines.source_summaries import is_run, summary_of
@@ -52,8 +52,7 @@ def run(sources: Sequence[Path], options: Options, console: Console) -> int:
     out = options.out
     if len(sources) < 2:
         raise ConfigError("a comparison needs two runs or more — wsi compare RUN RUN")
-    if options.label is not None and options.cohort is None:
-        raise ConfigError("--label names a column of a table — give the table with --cohort")
+    check_label(options.label, options.cohort)
     if options.patient_rule is not None and options.level != "patient":
         raise ConfigError("--patient-rule acts with --level patient only — give both")
     named = list(zip(names_of(sources), sources, strict=True))

@@ -13,7 +13,7 @@ from pipelines.across import scores_by_cohort, show_cohorts, written_cohorts
 from pipelines.console import Console, counted
 from pipelines.external import told_by, without_leakage
 from pipelines.floors import OFF, Floors, floors_of_run, with_floors
-from pipelines.relabelling import labels_of, relabelled, settings_of
+from pipelines.relabelling import check_label, labels_of, relabelled, settings_of
 from pipelines.rundir import RunDir
 from pipelines.scoring import refresh_card, show_metrics
 from pipelines.sources import Foreign, is_ours, load_all, with_own_patients_noted
@@ -136,8 +136,7 @@ def _score(
 
 
 def _check(options: Options) -> None:
-    if options.label is not None and options.cohort is None:
-        raise ConfigError("--label names a column of a table — give the table with --cohort")
+    check_label(options.label, options.cohort)
     if options.patient_rule is not None and options.level != "patient":
         raise ConfigError("--patient-rule acts with --level patient only — give both")
 

@@ -13,11 +13,18 @@ from pipelines.sources import Foreign, is_ours
 from wsi.cohorts import patients_of, read_cohort
 from wsi.cohorts.cells import read_table
 from wsi.cohorts.table import label_column
+from wsi.errors import ConfigError
 from wsi.evaluation import Predictions, join_labels
 from wsi.evaluation.labels import changed_labels, known_labels, renamed_classes
 from wsi.files import sha256_file
 from wsi.findings import few
 from wsi.specs import Config
+
+
+def check_label(label: str | None, cohort: Path | None) -> None:
+    """Refuse a label column without the table that it is of."""
+    if label is not None and cohort is None:
+        raise ConfigError("--label names a column of a table — give the table with --cohort")
 
 
 def relabelled(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.console import Console
-from pipelines.relabelling import relabelled
+from pipelines.relabelling import check_label, relabelled
 from pipelines.rundir import RunDir
 from pipelines.source_summaries import summary_of
 from pipelines.sources import Foreign, load_all, with_own_patients_noted
@@ -79,8 +79,7 @@ def _loaded(sources: Sequence[Path], options: Options, console: Console) -> list
 
 def _target(sources: Sequence[Path], options: Options) -> Path:
     out = options.out
-    if options.label is not None and options.cohort is None:
-        raise ConfigError("--label names a column of a table — give the table with --cohort")
+    check_label(options.label, options.cohort)
     if out is None:
         if options.cohort is not None or len(sources) > 1 or not sources[0].is_dir():
             raise ConfigError("say where the page goes: --out report.html")
