@@ -280,3 +280,11 @@ def test_edited_predictions_of_a_run_are_refused(run_copy: Path, refused: Refuse
     path.write_text(path.read_text().replace(",test,macro,", ",test,itc,", 1))
     said = refused(["evaluate", run_copy, *FAST], 5)
     assert "was changed since it was written" in said
+
+
+@pytest.mark.parametrize("command", ["evaluate", "compare", "report"])
+def test_a_label_column_needs_the_table_that_it_is_of(
+    shared_run: Path, refused: Callable[..., str], command: str
+) -> None:
+    told = refused([command, shared_run, shared_run, "--label", "grade"], 2)
+    assert "give the table with --cohort" in told
